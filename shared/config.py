@@ -1,0 +1,105 @@
+"""Turn a notebook's parameters into one frozen Settings object. No TensorFlow here."""
+
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from shared.schema import UsageError
+
+ROOT_MARKER = "pyproject.toml"
+
+PROFILES = {
+    # what each profile fills in where a parameter was left at 0 or ""
+    "demo": {"image_size": 96, "batch_size": 32, "epochs": 12, "learning_rate": 1e-3, "n_folds": 3},
+    "full": {"image_size": 192, "batch_size": 32, "epochs": 30, "learning_rate": 1e-3, "n_folds": 5},
+}
+TASKS = ("malignant", "abnormal", "original", "subtype")
+INPUTS = ("crop", "full")
+WINDOWS = ("percentile", "zscore", "minmax", "none")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a notebook works with, after its parameters were resolved by `resolve_settings`."""
+
+    dataset: str = "demo"
+    data_dir: Path | None = None  # None: the demo data is written below the run directory
+    run_dir: Path = Path("runs/demo")
+    profile: str = "demo"
+    image_size: int = 96  # pixels, height and width of the image store
+    batch_size: int = 32
+    epochs: int = 12
+    learning_rate: float = 1e-3
+    weights: str = "demo"  # imagenet | demo | none | PATH | backbone=PATH[,backbone=PATH]
+    n_folds: int = 3
+    seeds: tuple[int, ...] = (0, 1)
+    seed: int = 0
+    task: str = "malignant"
+    input: str = "crop"  # crop | full
+    window: str = "percentile"  # percentile | zscore | minmax | none
+    keep_aspect: bool = True
+    breast_crop: bool = False
+    strategy: str = "auto"  # auto | none | mirrored
+
+    @property
+    def is_demo(self):
+        """True for the quick profile."""
+        return self.profile == "demo"
+
+    def as_dict(self):
+        """Return plain values for run.json."""
+        return {key: value.as_posix() if isinstance(value, Path) else value for key, value in asdict(self).items()}
+
+
+def project_root(start=None):
+    """Return the project's folder: the nearest one above `start` (default: this file) that holds pyproject.toml."""
+    start = Path(start or __file__).resolve()
+    for folder in (start, *start.parents):
+        if (folder / ROOT_MARKER).exists():
+            return folder
+    raise FileNotFoundError(f"no {ROOT_MARKER} above {start}: work inside a clone of the project")
+
+
+def resolve_run_dir(value):
+    """Return the run directory as an absolute path.
+
+    `MAMMO_RUN_DIR` in the environment wins over `value`; a relative `value` is relative to the project's root.
+    """
+    return (project_root() / (os.environ.get("MAMMO_RUN_DIR") or value)).resolve()
+
+
+def resolve_settings(parameters):
+    """Check a notebook's parameters, fill in what the profile decides, and return Settings.
+
+    Args:
+        parameters: a mapping that holds the UPPER_CASE names of the parameters cell; `globals()` will do.
+            Other names are passed over. 0 and "" mean "as the profile says".
+    Returns:
+        Settings
+    Raises:
+        UsageError: a value that is not one of those allowed; names the parameter and the choices.
+    """
+    fields = Settings.__dataclass_fields__
+    given = {name: parameters[name.upper()] for name in fields if name.upper() in parameters}
+    profile = given.get("profile") or ("demo" if given.get("dataset", "demo") == "demo" else "full")
+    _check_choice("PROFILE", profile, PROFILES)
+    given["profile"] = profile
+    for name, value in PROFILES[profile].items():
+        given[name] = type(value)(given.get(name) or value)
+        if given[name] <= 0:
+            raise UsageError(f"{name.upper()}: {given[name]} is not positive")
+    for name, choices in (("task", TASKS), ("input", INPUTS), ("window", WINDOWS)):
+        _check_choice(name.upper(), given.get(name, getattr(Settings, name)), choices)
+    _check_choice("STRATEGY", given.get("strategy", "auto"), ("auto", "none", "mirrored"))
+    given["seeds"] = tuple(int(seed) for seed in given.get("seeds", Settings.seeds))
+    given["run_dir"] = resolve_run_dir(given.get("run_dir") or f"runs/{given.get('dataset', 'demo')}")
+    given["data_dir"] = (project_root() / Path(given["data_dir"]).expanduser()).resolve() if given.get("data_dir") else None
+    settings = replace(Settings(), **given)
+    if settings.data_dir is None and settings.dataset != "demo":
+        raise UsageError(f"DATASET {settings.dataset!r} needs DATA_DIR, the folder that holds it")
+    return settings
+
+
+def _check_choice(name, value, choices):
+    if value not in choices:
+        raise UsageError(f"{name}: {value!r} is not one of {', '.join(choices)}")

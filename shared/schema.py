@@ -1,0 +1,37 @@
+"""Names that more than one module needs: columns, splits, labels, and the two kinds of error a user can meet."""
+
+TRAIN, VALIDATION, TEST, EXCLUDED = "train", "validation", "test", "excluded"
+SPLITS = (TRAIN, VALIDATION, TEST, EXCLUDED)
+
+DESCRIPTOR_COLUMNS = ("breast_density", "birads", "subtlety", "shape", "margins", "calc_type", "calc_distribution")
+
+MANIFEST_COLUMNS = (
+    "image_id", "patient_id", "side", "view", "abnormality_type", "pathology", "label", "source",
+    "official_split", "split", "exclusion_reason", "fold", "image_path", "mask_path", *DESCRIPTOR_COLUMNS,
+)  # fmt: skip
+
+PREDICTION_COLUMNS = ("image_id", "patient_id", "side", "split", "fold", "label", "score")
+
+TABLE_COLUMNS = (
+    "model", "dataset", "weights", "n_test", "n_patients", "prevalence", "threshold",
+    "accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "recall", "f1",
+    "auc", "auc_low", "auc_high", "case_auc", "average_precision", "brier", "ece",
+    "val_auc", "train_seconds", "parameters",
+)  # fmt: skip
+
+BASELINES = ("majority", "mean_intensity", "birads", "descriptors")
+
+PATHOLOGIES = {
+    "MALIGNANT": 1,
+    "BENIGN": 0,
+    "BENIGN_WITHOUT_CALLBACK": 0,
+    "NORMAL": 0,
+}
+
+
+class DataError(ValueError):
+    """Data that cannot be used: says which file, which value, and the way out. Exit status 2."""
+
+
+class UsageError(ValueError):
+    """A wrong option, parameter or combination of them. Exit status 2."""
