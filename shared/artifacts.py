@@ -137,7 +137,9 @@ def load_predictions(run_dir, model):
     path = predictions_path(run_dir, model)
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: run the notebook that trains {model!r} first")
-    frame = pd.read_csv(path, dtype={"image_id": str, "patient_id": str, "side": str, "split": str}, keep_default_na=False)
+    frame = pd.read_csv(
+        path, dtype={"image_id": str, "patient_id": str, "side": str, "split": str}, keep_default_na=False
+    )
     missing = [column for column in PREDICTION_COLUMNS if column not in frame]
     if missing:
         raise DataError(f"{path}: no column {', '.join(missing)}; delete the file and run its notebook again")

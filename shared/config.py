@@ -93,7 +93,9 @@ def resolve_settings(parameters):
     _check_choice("STRATEGY", given.get("strategy", "auto"), ("auto", "none", "mirrored"))
     given["seeds"] = tuple(int(seed) for seed in given.get("seeds", Settings.seeds))
     given["run_dir"] = resolve_run_dir(given.get("run_dir") or f"runs/{given.get('dataset', 'demo')}")
-    given["data_dir"] = (project_root() / Path(given["data_dir"]).expanduser()).resolve() if given.get("data_dir") else None
+    given["data_dir"] = (
+        (project_root() / Path(given["data_dir"]).expanduser()).resolve() if given.get("data_dir") else None
+    )
     settings = replace(Settings(), **given)
     if settings.data_dir is None and settings.dataset != "demo":
         raise UsageError(f"DATASET {settings.dataset!r} needs DATA_DIR, the folder that holds it")

@@ -1,0 +1,74 @@
+"""One registry of data layouts; `load(name, data_dir)` is the one line that changes from data set to data set."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from shared.schema import DataError, UsageError
+
+READERS = {
+    "demo": "shared.datasets.cbis_ddsm",
+    "cbis-ddsm": "shared.datasets.cbis_ddsm",
+    "cbis-ddsm-dicom": "shared.datasets.cbis_dicom",
+    "ddsm-tfrecord": "shared.datasets.ddsm_tfrecord",
+    "png-npz": "shared.datasets.png_npz",
+    "npz": "shared.datasets.npz_folders",
+    "mini-mias": "shared.datasets.mini_mias",
+}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a reader returns.
+
+    Attributes:
+        name: the layout's name in `READERS`.
+        data_dir: absolute folder that all paths of the manifest are relative to.
+        manifest: one row per image, `schema.MANIFEST_COLUMNS` (and, after them, what the layout adds). `split` is
+            "" or, where the reader itself rules a row out, "excluded" with `exclusion_reason`; `fold` is −1.
+        class_names: the words for label 0 and label 1.
+        read_image: image_path → (H, W) grey plane of uint8, uint16 or float; raises DataError; safe in threads.
+        read_mask: manifest row → (H, W) lesion mask in the frame of that row's image; None where there are none.
+        coverage: per split and type, how many rows the source lists and how many images are on disk; or None.
+        facts: what else the audit should say, by name (numbers, lists).
+        notes: sentences for the reader of the audit.
+    """
+
+    name: str
+    data_dir: Path
+    manifest: pd.DataFrame
+    class_names: tuple[str, str]
+    read_image: Callable[[str], np.ndarray]
+    read_mask: Callable | None = None
+    coverage: pd.DataFrame | None = None
+    facts: dict = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def load(name, data_dir, *, task="malignant", input="crop"):
+    """Read the layout `name` below `data_dir`.
+
+    Args:
+        name: one of `READERS`.
+        data_dir: the folder that holds the data set.
+        task: which question the label answers (`malignant`, `abnormal`, `original`, `subtype`).
+        input: `crop` (lesions) or `full` (whole mammograms) where a source has both.
+    Returns:
+        Dataset
+    Raises:
+        UsageError: an unknown layout, or a task the layout cannot answer.
+        DataError: no such folder, another layout, or nothing in it that can be used.
+    """
+    if name not in READERS:
+        raise UsageError(f"DATASET: {name!r} is not one of {', '.join(READERS)}")
+    data_dir = Path(data_dir).expanduser()
+    if not data_dir.is_dir():
+        raise DataError(f"{data_dir}: no such directory; DATA_DIR is the folder that holds the {name} data")
+    dataset = importlib.import_module(READERS[name]).load(data_dir.resolve(), task=task, input=input)
+    if dataset.manifest.empty:
+        raise DataError(f"{data_dir}: no image of layout {name!r} found; see the README for what is expected there")
+    return dataset
