@@ -327,11 +327,11 @@ def prepare_image(image, steps):
 
 def prepare_mask(mask, image, steps):
     """Take a lesion mask the way its image went: uint8 (size, size) of 0 and 1."""
-    mask = (mask > 0).astype(np.float32)
+    mask = resize((mask > 0).astype(np.float32), *image.shape) if mask.shape != image.shape else mask > 0
     if steps.breast_crop:
         top, bottom, left, right = breast_box(image)
         mask = mask[top:bottom, left:right]
-    small, place = fit_square(mask, ImageSteps(steps.size, "none", steps.keep_aspect, False))
+    small, place = fit_square(mask.astype(np.float32), ImageSteps(steps.size, "none", steps.keep_aspect, False))
     return _pad((small >= 0.5).astype(np.uint8), place, steps.size)
 
 
@@ -452,7 +452,7 @@ def _prepare_row(dataset, row, steps, has_masks):
     try:
         if getattr(row, "split", "") == "excluded":
             raise DataError(row.exclusion_reason)
-        raw = dataset.read_image(row.image_path)
+        raw = dataset.read_image(row.image_path, min_side=steps.size * (2 if steps.breast_crop else 1))
         image = prepare_image(raw, steps)
         mask = empty
         if has_masks and row.mask_path:

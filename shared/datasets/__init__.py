@@ -31,7 +31,8 @@ class Dataset:
         manifest: one row per image, `schema.MANIFEST_COLUMNS` (and, after them, what the layout adds). `split` is
             "" or, where the reader itself rules a row out, "excluded" with `exclusion_reason`; `fold` is −1.
         class_names: the words for label 0 and label 1.
-        read_image: image_path → (H, W) grey plane of uint8, uint16 or float; raises DataError; safe in threads.
+        read_image: (image_path, min_side=None) → (H, W) grey plane of uint8, uint16 or float; raises DataError; safe
+            in threads. A reader may return a smaller image whose shorter side is at least `min_side` pixels.
         read_mask: manifest row → (H, W) lesion mask in the frame of that row's image; None where there are none.
         coverage: per split and type, how many rows the source lists and how many images are on disk; or None.
         facts: what else the audit should say, by name (numbers, lists).
@@ -42,7 +43,7 @@ class Dataset:
     data_dir: Path
     manifest: pd.DataFrame
     class_names: tuple[str, str]
-    read_image: Callable[[str], np.ndarray]
+    read_image: Callable[..., np.ndarray]
     read_mask: Callable | None = None
     coverage: pd.DataFrame | None = None
     facts: dict = field(default_factory=dict)
