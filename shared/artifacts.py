@@ -1,5 +1,6 @@
 """Read and write what a run directory holds. Every file is written under a temporary name and then renamed."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -104,6 +105,12 @@ def load_manifest(run_dir):
     return manifest.astype({column: int for column in ("label", "fold", "subtype") if column in manifest})
 
 
+def split_key(manifest):
+    """Return a short hash of images, labels and splits: scores with different keys must not be compared."""
+    text = manifest[["image_id", "label", "split"]].to_csv(index=False, lineterminator="\n")
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 # --------------------------------------------------------------- predictions
 def predictions_path(run_dir, model):
     """Where the scores of `model` lie."""
@@ -163,15 +170,21 @@ def save_metrics(run_dir, model, metrics):
 
 
 def load_metrics(run_dir):
-    """Read all `results/metrics/*.json` as {model: dict}, in the order of the file names."""
-    return {path.stem: read_json(path) for path in sorted((Path(run_dir) / "results/metrics").glob("*.json"))}
+    """Read `results/metrics/*.json` as {model: dict}, in the order of the file names.
+
+    Only those of the split that the manifest in the run directory has: results of an earlier split or another data
+    set stay on disk and out of every table.
+    """
+    results = {path.stem: read_json(path) for path in sorted((Path(run_dir) / "results/metrics").glob("*.json"))}
+    key = split_key(load_manifest(run_dir))
+    return {model: metrics for model, metrics in results.items() if metrics.get("split_key") == key}
 
 
 def renew_table(run_dir):
     """Write `results/model_comparison_table.csv` from the metrics files, ordered by test AUC, and return it."""
     rows = [{column: metrics[column] for column in TABLE_COLUMNS} for metrics in load_metrics(run_dir).values()]
     table = pd.DataFrame(rows, columns=list(TABLE_COLUMNS))
-    table = table.sort_values(["auc", "model"], kind="stable").reset_index(drop=True)
+    table = table.sort_values(["auc", "model"], ascending=[False, True], kind="stable").reset_index(drop=True)
     write_csv(Path(run_dir) / TABLE_FILE, table)
     return table
 

@@ -265,15 +265,14 @@ def build_dataset(name, data_dir, joined, *, read_image, task, input):
         facts={
             "rows_in_case_files": len(joined),
             f"rows_with_{input}_on_disk": len(present),
-            "rows_without_any_file": _names(absent[(absent.full_path == "") & (absent.crop_path == "")]),
-            "rows_missing_crop_or_mask_or_full": len(absent),
-            "first_incomplete_rows": _names(absent)[:10],
+            "rows_without_crop_mask_or_full": len(absent),
+            "first_of_these": _names(absent)[:10],
             "official_shared_patients": shared,
             "official_shared_test_rois": int(
                 (joined.patient_id.isin(shared) & (joined.official_split == "test")).sum()
             ),
         },
-        notes=_notes(joined, present, input, shared),
+        notes=_notes(joined, present, absent, input, shared),
     )
 
 
@@ -336,13 +335,15 @@ def _as_manifest(rows, input):
     return manifest[[*MANIFEST_COLUMNS, *extra]].reset_index(drop=True)
 
 
-def _notes(joined, present, input, shared):
+def _notes(joined, present, absent, input, shared):
     notes = []
     if len(present) < len(joined):
         notes.append(
             f"A partial copy: {len(present):,} of {len(joined):,} rows of the case files have their {input} on disk; "
             "the series goes on with those."
         )
+    if 0 < len(absent) <= 5:
+        notes.append(f"No crop, mask or mammogram on disk for {', '.join(_names(absent))}.")
     if shared:
         notes.append(
             f"{len(shared)} patients stand in both official splits once masses and calcifications are pooled; "

@@ -1,0 +1,149 @@
+"""Score a model the one way the series does it, and the baselines that every score stands beside."""
+
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from shared import artifacts, metrics
+from shared.schema import TEST, TRAIN, VALIDATION
+
+DESCRIPTORS = ("shape", "margins", "calc_type", "calc_distribution")
+
+
+def evaluate(prepared, name, scores, *, weights="", train_seconds=0.0, parameters=0, threshold=None, extra=None):
+    """Score one model and write its predictions, its metrics and its row of the comparison table.
+
+    The threshold is the one that does best on validation by Youden's index; test is looked at once, here. The
+    interval of the AUC is a 95 % bootstrap over patients.
+
+    Args:
+        prepared: preparation.Prepared.
+        name: the model's name in the table and in the file names.
+        scores: float (N,), probability of class 1 for row i of the manifest, NaN where there is none. Every
+            validation and every test image needs one.
+        weights: what the training started from, e.g. "random", "imagenet".
+        train_seconds: wall-clock time of the training.
+        parameters: how many numbers the model has.
+        threshold: float, only where validation cannot choose one (a constant score).
+        extra: dict of whatever else should be kept in the metrics file.
+    Returns:
+        dict: `schema.TABLE_COLUMNS` and more, as in `results/metrics/<name>.json`.
+    """
+    settings = prepared.settings
+    predictions = artifacts.save_predictions(settings.run_dir, name, prepared.manifest, _held_out(prepared, scores))
+    validation, test = (predictions[predictions.split == split] for split in (VALIDATION, TEST))
+    for split, part in ((VALIDATION, validation), (TEST, test)):
+        if len(part) != len(prepared.rows(split)):
+            raise ValueError(f"{name}: {len(part)} scores for {len(prepared.rows(split))} {split} images")
+    if threshold is None:
+        threshold = metrics.choose_threshold(validation.label, validation.score)
+    figures = metrics.summarise(test.label, test.score, threshold=threshold)
+    area = metrics.bootstrap_interval(test.label, test.score, test.patient_id, seed=settings.seed)
+    cases = metrics.case_table(test)
+    case_area = metrics.bootstrap_interval(cases.label, cases.score, cases.patient_id, seed=settings.seed)
+    result = {
+        **figures,
+        "model": name,
+        "dataset": settings.dataset,
+        "weights": weights,
+        "n_test": len(test),
+        "n_patients": int(test.patient_id.nunique()),
+        "threshold_rule": "Youden's index on validation",
+        "auc_low": area.low,
+        "auc_high": area.high,
+        "case_auc": case_area.value,
+        "case_auc_low": case_area.low,
+        "case_auc_high": case_area.high,
+        "val_auc": metrics.auc(validation.label, validation.score),
+        "validation": metrics.summarise(validation.label, validation.score, threshold=threshold),
+        "train_seconds": round(float(train_seconds), 2),
+        "parameters": int(parameters),
+        "split_key": artifacts.split_key(prepared.manifest),
+        **(extra or {}),
+    }
+    artifacts.save_metrics(settings.run_dir, name, result)
+    return result
+
+
+def _held_out(prepared, scores):
+    """Keep the scores of validation and test: what a model says of its own training images is no result."""
+    held_out = prepared.manifest.split.isin((VALIDATION, TEST)).to_numpy()
+    return np.where(held_out, np.asarray(scores, dtype=float), np.nan)
+
+
+def table_row(result):
+    """Return a short, readable form of `evaluate`'s result as a one-row DataFrame."""
+    return pd.DataFrame(
+        [
+            {
+                "model": result["model"],
+                "test AUC": f"{result['auc']:.3f} [{result['auc_low']:.3f}, {result['auc_high']:.3f}]",
+                "case AUC": f"{result['case_auc']:.3f}",
+                "validation AUC": f"{result['val_auc']:.3f}",
+                "sensitivity": f"{result['sensitivity']:.2f}",
+                "specificity": f"{result['specificity']:.2f}",
+                "balanced accuracy": f"{result['balanced_accuracy']:.2f}",
+                "seconds": f"{result['train_seconds']:.0f}",
+            }
+        ]
+    )
+
+
+# ----------------------------------------------------------------- baselines
+def score_baselines(prepared):
+    """Score what needs no image model: each a row of the table like any other.
+
+    `majority` gives every image the share of class 1 in train. `mean_intensity` is a logistic regression on the mean
+    of the file's own pixels. `birads` is one on the radiologist's assessment of the same images, `descriptors` one on
+    the radiologist's words (shape, margins, type, distribution); these two only where the source has them.
+
+    Returns:
+        {name: metrics dict}
+    """
+    results = {
+        "majority": evaluate(
+            prepared,
+            "majority",
+            np.full(len(prepared.manifest), prepared.labels[prepared.rows(TRAIN)].mean()),
+            threshold=0.5,
+            extra={"threshold_rule": "0.5: the class that train has more of"},
+        )
+    }
+    for name, features in baseline_features(prepared).items():
+        scores, parameters = fit_logistic(prepared, features)
+        results[name] = evaluate(prepared, name, scores, parameters=parameters)
+    return results
+
+
+def baseline_features(prepared):
+    """Return {name: float (N, k)} of the baselines this data set allows."""
+    manifest = prepared.manifest
+    features = {"mean_intensity": prepared.statistics[["mean"]].fillna(0).to_numpy()}
+    if manifest.birads.nunique() > 1:
+        features["birads"] = one_hot(manifest.birads)
+    words = [one_hot(manifest[column]) for column in DESCRIPTORS if manifest[column].nunique() > 1]
+    if words:
+        features["descriptors"] = np.hstack(words)
+    return features
+
+
+def one_hot(words):
+    """Return float (N, k): one column a word; combined words (`OVAL-LOBULATED`) set several, empty ones set none."""
+    return words.str.get_dummies("-").to_numpy(dtype=float)
+
+
+def fit_logistic(prepared, features, *, penalty=1.0):
+    """Fit a standardised logistic regression on train.
+
+    Args:
+        features: float (N, k), row i belongs to image i.
+        penalty: strength of the L2 penalty, the inverse of scikit-learn's C.
+    Returns:
+        scores float (N,), and the number of its parameters.
+    """
+    train = prepared.rows(TRAIN)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=1 / penalty, max_iter=2000))
+    model.fit(features[train], prepared.labels[train])
+    return model.predict_proba(features)[:, 1], features.shape[1] + 1
