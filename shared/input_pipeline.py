@@ -1,0 +1,122 @@
+"""Feed networks from the image store (or from cached features) through tf.data, without a copy of either."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets on stderr otherwise
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+ALL_VIEWS = tuple(range(8))
+
+
+def turn(images, views):
+    """Turn and flip square images: view k is k % 4 quarter turns, mirrored first from 4 on.
+
+    Args:
+        images: (B, S, S) of any dtype.
+        views: int (B,), 0…7; 0 leaves an image as it is.
+    Returns:
+        array (B, S, S)
+    """
+    turned = np.empty_like(images)
+    for view in np.unique(views):
+        chosen = views == view
+        part = images[chosen]
+        turned[chosen] = np.rot90(part[:, :, ::-1] if view >= 4 else part, k=view % 4, axes=(1, 2))
+    return turned
+
+
+def read_images(images, rows, views):
+    """Return uint8 (B, S, S, 1): rows of the image store (N, S, S), each in its view."""
+    batch = images[rows]
+    return (turn(batch, views) if views.any() else batch)[..., np.newaxis]
+
+
+def make_augmentation(*, rotation=0.08, zoom=0.1, flips=True, brightness=0.1, contrast=0.1, seed=0):
+    """Return a Keras model that changes training images at random; values stay in 0…255.
+
+    Args:
+        rotation: largest turn as a share of a full circle.
+        zoom: largest change of scale as a share.
+        flips: mirror left-right and up-down.
+        brightness, contrast: largest change as a share of the range.
+        seed: decides the random numbers.
+    """
+    steps = [
+        layers.RandomFlip("horizontal_and_vertical", seed=seed) if flips else None,
+        layers.RandomRotation(rotation, fill_mode="reflect", seed=seed + 1) if rotation else None,
+        layers.RandomZoom(zoom, fill_mode="reflect", seed=seed + 2) if zoom else None,
+        layers.RandomContrast(contrast, value_range=(0, 255), seed=seed + 3) if contrast else None,
+        layers.RandomBrightness(brightness, value_range=(0, 255), seed=seed + 4) if brightness else None,
+    ]
+    return keras.Sequential([step for step in steps if step is not None], name="augmentation")
+
+
+def make_dataset(images, labels, rows, *, batch_size, shuffle=False, augment=None, balanced=False, seed=0, views=(0,)):
+    """Make a tf.data pipeline of (images, labels) batches.
+
+    Args:
+        images: the image store, uint8 (N, S, S), memory-mapped or not; or an object with a method
+            `read(rows, views) -> batch`, as `features.CachedViews` has.
+        labels: int (N,), class of each row of `images`; None gives batches of images alone.
+        rows: int (n,), the rows to use.
+        batch_size: images a step; the last batch may be smaller.
+        shuffle: new order each epoch.
+        augment: a Keras model as from `make_augmentation`, applied to training batches only; None leaves them.
+        balanced: draw both classes equally often; an epoch keeps its length.
+        seed: decides order, views and draws.
+        views: which of the eight turned and flipped views to use (see `turn`). With `shuffle`, one at random for
+            each image; without, every row in every view, row by row.
+    Returns:
+        tf.data.Dataset: float32 or uint8 (B, S, S, 1), and float32 (B,) labels.
+    """
+    rows, views = np.asarray(rows, np.int64), np.asarray(views, np.int64)
+    if len(rows) == 0:
+        raise ValueError("no rows to make a pipeline of")
+    order = _shuffled(rows, labels, balanced, seed) if shuffle or balanced else _in_order(rows, views)
+    if shuffle or balanced:
+        order = order.zip(order, _random_views(views, seed))
+    batches = order.batch(batch_size)
+    read = images.read if hasattr(images, "read") else lambda rows, views: read_images(images, rows, views)
+    sample = read(rows[:1], views[:1])
+    kind = tf.as_dtype(sample.dtype)
+
+    def load(rows, views):
+        batch = tf.numpy_function(read, [rows, views], kind, stateful=False)
+        batch.set_shape((None, *sample.shape[1:]))
+        return (batch, rows)
+
+    batches = batches.map(load, num_parallel_calls=2, deterministic=True)
+    if augment is not None:  # one batch after the other, so that the random numbers keep their order
+        batches = batches.map(lambda batch, rows: (augment(tf.cast(batch, tf.float32), training=True), rows))
+    if labels is None:
+        return batches.map(lambda batch, rows: batch).prefetch(2)
+    targets = tf.constant(np.asarray(labels), tf.float32)
+    return batches.map(lambda batch, rows: (batch, tf.gather(targets, rows))).prefetch(2)
+
+
+def _in_order(rows, views):
+    return tf.data.Dataset.from_tensor_slices((np.repeat(rows, len(views)), np.tile(views, len(rows))))
+
+
+def _shuffled(rows, labels, balanced, seed):
+    def shuffled(part, number):
+        return tf.data.Dataset.from_tensor_slices(part).shuffle(len(part), seed=seed + number)
+
+    if not balanced:
+        return shuffled(rows, 0)
+    classes = np.asarray(labels)[rows]
+    parts = [shuffled(rows[classes == value], number).repeat() for number, value in enumerate(np.unique(classes))]
+    mixed = tf.data.Dataset.sample_from_datasets(parts, weights=[1 / len(parts)] * len(parts), seed=seed)
+    return mixed.take(len(rows)).apply(tf.data.experimental.assert_cardinality(len(rows)))
+
+
+def _random_views(views, seed):
+    if len(views) == 1:
+        return tf.data.Dataset.from_tensors(views[0]).repeat()
+    numbers = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
+    choices = tf.constant(views)
+    return numbers.map(lambda number: choices[number % len(views)])

@@ -1,0 +1,292 @@
+"""Build every network of the series by name, as one flat and serialisable Keras graph.
+
+Each network takes images (S, S, 1) with values 0…255 (uint8 or float) and does its own preprocessing, so a saved
+`.keras` file can be fed with pixels and nothing else. Every network ends in the layers `pooled` (where it has global
+pooling), `logit` and `probability`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+from keras import layers
+
+from shared import pretrained
+from shared.schema import UsageError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+VGG_BGR_MEAN = (103.939, 116.779, 123.68)
+HEAD_LAYERS = ("logit", "probability")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What the series needs to know about one network of `keras.applications`."""
+
+    constructor: Callable  # keras.applications function
+    prepare: Callable  # (grey tensor 0…255, weights) -> tensor with three channels as the network expects them
+    tap: str  # layer whose output goes to the head
+    cut: str  # last layer that stays frozen in fine-tuning; everything behind it is trained
+    head: Callable = None  # (tensor, dropout) -> tensor; None is global average pooling and dropout
+
+
+# ------------------------------------------------------------- preprocessing
+def _grey_to_rgb(x):
+    return layers.Concatenate(name="grey_to_rgb")([x, x, x])
+
+
+def _to_minus_one_one(x, weights):
+    """MobileNetV2 was trained on [-1, 1]."""
+    return _grey_to_rgb(layers.Rescaling(1 / 127.5, offset=-1, name="rescale")(x))
+
+
+def _minus_bgr_mean(x, weights):
+    """VGG16 was trained on BGR values minus their means; with three equal channels only the means' order matters."""
+    return layers.Rescaling(1.0, offset=[-mean for mean in VGG_BGR_MEAN], name="rescale")(_grey_to_rgb(x))
+
+
+def _as_it_is(x, weights):
+    """These networks carry their own rescaling and take 0…255."""
+    return _grey_to_rgb(x)
+
+
+def _efficientnet(x, weights):
+    """EfficientNetB0 rescales inputs itself, with one step that Keras adds for `weights="imagenet"` only.
+
+    Keras multiplies the normalised input by 1/sqrt(standard deviation), because its ImageNet weights were converted
+    from a network that did. A file of the same weights needs the same step, so it is done here, before the network.
+    """
+    x = _grey_to_rgb(x)
+    if weights in ("imagenet", "none"):
+        return x
+    gain = [std**-0.5 for std in IMAGENET_STD]
+    shift = [255 * mean * (1 - factor) for mean, factor in zip(IMAGENET_MEAN, gain, strict=True)]
+    return layers.Rescaling(gain, offset=shift, name="rescale")(x)
+
+
+# --------------------------------------------------------------------- heads
+def _pool(x, dropout):
+    x = layers.GlobalAveragePooling2D(name="pooled")(x)
+    return layers.Dropout(dropout, name="dropout")(x) if dropout else x
+
+
+def _two_dense(x, dropout):
+    """The head of projects B and D: one hidden dense layer before the output."""
+    x = layers.GlobalAveragePooling2D(name="pooled")(x)
+    x = layers.Dense(256, activation="relu", name="hidden")(x)
+    return layers.Dropout(dropout or 0.3, name="dropout")(x)
+
+
+def _large_head(x, dropout):
+    """The "enhanced medical" head of project B: two hidden layers, each with dropout."""
+    x = layers.GlobalAveragePooling2D(name="pooled")(x)
+    for number, units in enumerate((512, 256), start=1):
+        x = layers.Dense(units, activation="relu", name=f"hidden_{number}")(x)
+        x = layers.Dropout(dropout or 0.5, name=f"dropout_{number}")(x)
+    return x
+
+
+_APPS = keras.applications
+BACKBONES = {
+    "mobilenetv2": Backbone(_APPS.MobileNetV2, _to_minus_one_one, "block_13_expand_relu", "block_6_project_BN"),
+    "efficientnetb0": Backbone(_APPS.EfficientNetB0, _efficientnet, "block6a_expand_activation", "block4c_add"),
+    "vgg16": Backbone(_APPS.VGG16, _minus_bgr_mean, "block5_pool", "block4_pool", _two_dense),
+    "vgg16_medical": Backbone(_APPS.VGG16, _minus_bgr_mean, "block5_pool", "block3_pool", _large_head),
+    "efficientnetv2b0": Backbone(_APPS.EfficientNetV2B0, _as_it_is, "block6a_expand_activation", "block4c_add"),
+    "convnext_tiny": Backbone(
+        _APPS.ConvNeXtTiny,
+        _as_it_is,
+        "convnext_tiny_stage_2_block_8_identity",
+        "convnext_tiny_stage_1_block_2_identity",
+    ),
+}
+
+
+# ------------------------------------------------------- networks from scratch
+def _normalised(x):
+    """0…255 to about -1…1."""
+    return layers.Rescaling(1 / 127.5, offset=-1, name="rescale")(x)
+
+
+def build_simple_cnn(x):
+    """Project C's network: two convolutions with max pooling, dropout, one dense layer."""
+    x = layers.Rescaling(1 / 255, name="rescale")(x)
+    for number, filters in enumerate((32, 64), start=1):
+        x = layers.Conv2D(filters, 3, activation="relu", name=f"conv_{number}")(x)
+        x = layers.MaxPooling2D(2 * number, name=f"pool_{number}")(x)
+    x = layers.Flatten(name="flatten")(layers.MaxPooling2D(2, name="pool_3")(x))
+    x = layers.Dropout(0.3, name="dropout_1")(x)
+    x = layers.Dense(64, activation="relu", name="hidden")(x)
+    return layers.Dropout(0.5, name="dropout_2")(x)
+
+
+def _conv_block(x, filters, name, *, convolution=layers.Conv2D, strides=1):
+    x = convolution(filters, 3, strides=strides, padding="same", use_bias=False, name=f"{name}_conv")(x)
+    x = layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
+    return layers.ReLU(name=f"{name}_relu")(x)
+
+
+def build_small_cnn(x):
+    """Four convolutions with batch normalisation, each halving the image, global average pooling, dropout."""
+    x = _normalised(x)
+    for number, filters in enumerate((16, 32, 64, 128), start=1):
+        x = _conv_block(x, filters, f"block_{number}", strides=2 if number == 1 else 1)
+        x = layers.MaxPooling2D(2, name=f"block_{number}_pool")(x) if number < 4 else x
+    return _pool(x, 0.3)
+
+
+def build_deep_cnn(x):
+    """Project E's idea: seven convolution blocks, then a dense layer; meant for 0/1 or several classes."""
+    x = _normalised(x)
+    for number, filters in enumerate((16, 32, 32, 64, 64, 128, 128), start=1):
+        x = _conv_block(x, filters, f"block_{number}")
+        if min(x.shape[1:3]) >= 8:
+            x = layers.MaxPooling2D(2, name=f"block_{number}_pool")(x)
+    x = layers.Dense(128, activation="relu", name="hidden")(layers.GlobalAveragePooling2D(name="pooled")(x))
+    return layers.Dropout(0.4, name="dropout")(x)
+
+
+def build_synthetic_cnn(x):
+    """Project A1's question (synthetic or original?) needs fine texture: no pooling before the second convolution."""
+    x = layers.Rescaling(1 / 255, name="rescale")(x)
+    for number, filters in enumerate((16, 32, 32), start=1):
+        x = _conv_block(x, filters, f"block_{number}", strides=1 if number == 1 else 2)
+    return _pool(x, 0.2)
+
+
+def build_lightweight_cnn(x):
+    """Project B's light network: depthwise-separable convolutions, a few thousand parameters."""
+    x = _conv_block(_normalised(x), 16, "block_0", strides=2)
+    for number, filters in enumerate((32, 64, 64, 128), start=1):
+        x = _conv_block(x, filters, f"block_{number}", convolution=layers.SeparableConv2D)
+        x = layers.MaxPooling2D(2, name=f"block_{number}_pool")(x) if number < 4 else x
+    return _pool(x, 0.3)
+
+
+SCRATCH = {
+    "simple_cnn": build_simple_cnn,
+    "small_cnn": build_small_cnn,
+    "deep_cnn": build_deep_cnn,
+    "synthetic_cnn": build_synthetic_cnn,
+    "lightweight_cnn": build_lightweight_cnn,
+}
+NAMES = (*SCRATCH, *BACKBONES)
+
+
+# --------------------------------------------------------------------- build
+def build(name, *, image_size, weights="none", tap=None, n_classes=2, seed=0, dropout=0.3, softmax=False, alpha=None):
+    """Build a network by name; the same seed gives the same first weights.
+
+    Sets Python's, NumPy's and Keras' random seeds (`keras.utils.set_random_seed`) for this.
+
+    Args:
+        name: one of `NAMES`.
+        image_size: pixels, height and width of the input (S, S, 1), values 0…255.
+        weights: "none", "imagenet", or the path of a weights file without top, as `pretrained.resolve_weights` gives
+            it. Networks from scratch take "none" only.
+        tap: name of the backbone's layer where the head starts; None takes the default of `BACKBONES`. Middle layers
+            transfer better to this kind of texture than the last one.
+        n_classes: 2 gives one sigmoid unit (probability of class 1), more give a softmax over all classes.
+        seed: decides the first weights and the dropout.
+        dropout: share of pooled features dropped while training a backbone's head.
+        softmax: True gives a softmax over two classes too (project E).
+        alpha: width of MobileNetV2; None takes what the weights file has, or 1.0.
+    Returns:
+        keras.Model: flat, named `name`, not compiled; backbone layers frozen where weights were loaded.
+    Raises:
+        UsageError: unknown name or tap, or weights that do not fit.
+    """
+    if name not in NAMES:
+        raise UsageError(f"model {name!r} is not one of {', '.join(NAMES)}")
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((image_size, image_size, 1), name="image")
+    if name in SCRATCH:
+        if weights != "none":
+            raise UsageError(f"model {name!r} is trained from scratch: weights must be 'none', not {weights!r}")
+        features = SCRATCH[name](inputs)
+    else:
+        features = _tapped_backbone(inputs, name, weights=weights, tap=tap, dropout=dropout, alpha=alpha)
+    model = keras.Model(inputs, _output(features, n_classes, softmax), name=name)
+    if name in BACKBONES and weights != "none":
+        freeze_backbone(model)
+    return model
+
+
+def _output(x, n_classes, softmax):
+    """End in float32 also under mixed precision; the logit has a layer of its own, for saliency maps."""
+    several = softmax or n_classes > 2
+    x = layers.Dense(n_classes if several else 1, dtype="float32", name="logit")(x)
+    return layers.Activation("softmax" if several else "sigmoid", dtype="float32", name="probability")(x)
+
+
+def _tapped_backbone(inputs, name, *, weights, tap, dropout, alpha):
+    backbone = BACKBONES[name]
+    options = {"alpha": alpha or pretrained.alpha_of(weights)} if name == "mobilenetv2" else {}
+    prepared = backbone.prepare(inputs, weights)
+    network = backbone.constructor(include_top=False, weights=None, input_tensor=prepared, **options)
+    pretrained.load_into(network, name, weights, **options)
+    names = [layer.name for layer in network.layers]
+    tap = tap or backbone.tap
+    if tap not in names:
+        raise UsageError(f"TAP: {name} has no layer {tap!r}; take one of those that {name}.summary() lists")
+    tapped = network.get_layer(tap).output
+    return (backbone.head or _pool)(tapped, dropout)
+
+
+def head_layers(model):
+    """Return the layers behind the backbone: `pooled` and what follows it."""
+    names = [layer.name for layer in model.layers]
+    return model.layers[names.index("pooled") :]
+
+
+def freeze_backbone(model):
+    """Leave only the head of a transfer model trainable."""
+    head = set(head_layers(model))
+    for layer in model.layers:
+        layer.trainable = layer in head
+
+
+def unfreeze_behind(model, cut):
+    """Train every layer behind the layer named `cut`, but no batch normalisation.
+
+    A frozen batch normalisation runs with its stored statistics, which small batches of one kind of texture would
+    spoil.
+
+    Args:
+        model: a model of `build`.
+        cut: name of the last layer that stays frozen.
+    Returns:
+        int: number of trainable values.
+    """
+    behind = layers_behind(model, cut)
+    for layer in model.layers:
+        layer.trainable = layer in behind and not isinstance(layer, layers.BatchNormalization)
+    return int(sum(math.prod(weight.shape) for weight in model.trainable_weights))
+
+
+def layers_behind(model, cut):
+    """Return the set of layers whose output depends on the layer named `cut`."""
+    behind, found = set(), {id(tensor) for tensor in keras.tree.flatten(model.get_layer(cut).output)}
+    for operation in model.operations:
+        for node in operation._inbound_nodes:
+            if any(id(tensor) in found for tensor in node.input_tensors) and operation.name != cut:
+                behind.add(operation)
+                found.update(id(tensor) for tensor in node.output_tensors)
+    return behind
+
+
+def split(model, cut):
+    """Split a flat model at a layer through which everything flows.
+
+    Both parts share their layers with `model`: training the second part trains the model.
+
+    Args:
+        model: a model of `build`.
+        cut: name of a layer.
+    Returns:
+        (keras.Model, keras.Model): image -> output of `cut`; output of `cut` -> probability.
+    """
+    middle = model.get_layer(cut).output
+    return keras.Model(model.input, middle), keras.Model(middle, model.output)

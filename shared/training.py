@@ -1,0 +1,440 @@
+"""Train networks: losses, schedule, callbacks, resuming, prediction with averaged views."""
+
+import contextlib
+import hashlib
+import json
+import shutil
+import time
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from shared import artifacts, input_pipeline
+from shared.schema import UsageError
+
+LOSSES = {
+    "binary_crossentropy": keras.losses.BinaryCrossentropy,
+    "focal": keras.losses.BinaryFocalCrossentropy,
+    "categorical_crossentropy": keras.losses.SparseCategoricalCrossentropy,
+}
+BALANCING = ("class_weights", "balanced_batches", "none")
+STRATEGIES = ("auto", "none", "mirrored")
+SENSITIVITY_AT = 0.8  # specificity at which ClinicalMonitor states the sensitivity
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What `fit` hands back; the model itself was trained in place and holds its best weights."""
+
+    history: pd.DataFrame  # one row an epoch: epoch, loss, val_auc, …
+    seconds: float
+    best_epoch: int  # counted from 0, as in `history.epoch`
+    val_auc: float  # of the best epoch
+    messages: tuple[str, ...] = field(default=())  # what the callbacks had to say
+    collapsed: bool = False
+
+
+# ------------------------------------------------------------------- devices
+def set_up_devices(*, threads=0, mixed_precision=True):
+    """Prepare TensorFlow: GPU memory on demand, mixed precision on GPUs only, number of CPU threads.
+
+    Call it before anything else uses TensorFlow; thread counts cannot change later and are then left as they are.
+
+    Args:
+        threads: CPU threads; 0 leaves TensorFlow's choice.
+        mixed_precision: False keeps float32 on GPUs too.
+    Returns:
+        str: one line that says what will be used.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    with contextlib.suppress(RuntimeError):  # TensorFlow is running already
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        if threads:
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+    if gpus and mixed_precision:
+        keras.config.set_dtype_policy("mixed_float16")
+        return f"{len(gpus)} GPU(s), mixed precision"
+    return f"{len(gpus)} GPU(s)" if gpus else "no GPU found: training on the CPU"
+
+
+def scope(strategy="auto"):
+    """Return the context in which a model is built and compiled so that `fit` uses several GPUs of this machine.
+
+    Args:
+        strategy: "none"; "mirrored" for a `tf.distribute.MirroredStrategy` over all GPUs, or over the virtual CPU
+            devices where there are several and no GPU; "auto" for mirrored where there are two GPUs or more.
+    Raises:
+        UsageError: another word.
+    """
+    if strategy not in STRATEGIES:
+        raise UsageError(f"STRATEGY: {strategy!r} is not one of {', '.join(STRATEGIES)}")
+    gpus = tf.config.list_logical_devices("GPU")
+    if strategy == "none" or (strategy == "auto" and len(gpus) < 2):
+        return contextlib.nullcontext()
+    devices = gpus or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in devices]).scope()
+
+
+# ----------------------------------------------------------------- callbacks
+class ClinicalMonitor(keras.callbacks.Callback):
+    """Score the validation rows after each epoch and put the results into the logs.
+
+    Adds `val_loss`, `val_auc`, `val_sensitivity` and `val_specificity` at 0.5, `val_sensitivity_at_specificity`
+    (at specificity 0.80) and `val_spread` (standard deviation of the scores), so that early stopping, the CSV log
+    and the collapse check work on the same numbers. With more than two classes `val_auc` is the mean of one class
+    against the rest, and the two-class figures are left out.
+
+    Args:
+        dataset: batches of images in the order of `labels`, without shuffling.
+        labels: int (n,).
+        floor: sensitivity below which a warning is recorded, once the best epoch so far had reached it.
+        views: how many views of each row `dataset` holds; their scores are averaged.
+    """
+
+    def __init__(self, dataset, labels, *, floor=0.5, views=1):
+        super().__init__()
+        self.dataset, self.labels, self.floor, self.views = dataset, np.asarray(labels), floor, views
+        self.messages = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        scores = _average_views(self.model.predict(self.dataset, verbose=0), self.views)
+        logs.update(validation_figures(self.labels, scores))
+        best = logs.get("val_sensitivity_at_specificity", 1.0)
+        if np.isfinite(best) and best < self.floor:
+            self.messages.append(
+                f"epoch {epoch + 1}: sensitivity {best:.2f} at specificity {SENSITIVITY_AT:.2f} is below {self.floor:.2f}"
+            )
+
+
+def validation_figures(labels, scores):
+    """Return the figures that `ClinicalMonitor` logs, as a dict of floats; NaN where they cannot be computed.
+
+    Args:
+        labels: int (n,).
+        scores: float (n,) probability of class 1, or (n, classes).
+    """
+    if scores.ndim == 2 and scores.shape[1] > 2:
+        return _several_class_figures(labels, scores)
+    scores = scores[:, 1] if scores.ndim == 2 else scores
+    spread = float(np.std(scores))
+    clipped = np.clip(scores, 1e-7, 1 - 1e-7)
+    figures = {"val_loss": float(-np.mean(np.where(labels == 1, np.log(clipped), np.log(1 - clipped))))}
+    if len(np.unique(labels)) < 2 or not np.isfinite(scores).all():
+        return figures | {"val_auc": np.nan, "val_spread": spread}
+    positive = scores >= 0.5
+    false_positive, sensitivity, _ = roc_curve(labels, scores)
+    return figures | {
+        "val_auc": float(roc_auc_score(labels, scores)),
+        "val_sensitivity": float(positive[labels == 1].mean()),
+        "val_specificity": float(1 - positive[labels == 0].mean()),
+        "val_sensitivity_at_specificity": float(sensitivity[false_positive <= 1 - SENSITIVITY_AT + 1e-9].max()),
+        "val_spread": spread,
+    }
+
+
+def _several_class_figures(labels, scores):
+    chosen = np.clip(scores[np.arange(len(labels)), labels], 1e-7, 1)
+    areas = [
+        roc_auc_score(labels == k, scores[:, k])
+        for k in range(scores.shape[1])
+        if 0 < np.sum(labels == k) < len(labels)
+    ]
+    return {
+        "val_loss": float(-np.log(chosen).mean()),
+        "val_auc": float(np.mean(areas)) if areas and np.isfinite(scores).all() else np.nan,
+        "val_spread": float(scores.std(axis=0).mean()),
+    }
+
+
+class ClassCollapse(keras.callbacks.Callback):
+    """Stop a training whose predictions no longer vary, or name one class only, and say so.
+
+    Reads what `ClinicalMonitor` logged, so it must stand behind it.
+
+    Args:
+        patience: epochs in a row that count as collapsed.
+        spread: standard deviation of the validation scores below which they count as constant.
+    """
+
+    def __init__(self, *, patience=5, spread=1e-3):
+        super().__init__()
+        self.patience, self.spread = patience, spread
+        self.bad_epochs, self.message = 0, ""
+
+    def on_epoch_end(self, epoch, logs=None):
+        reason = self._reason(logs)
+        self.bad_epochs = self.bad_epochs + 1 if reason else 0
+        if self.bad_epochs >= self.patience:
+            self.message = (
+                f"collapsed: {reason} for {self.bad_epochs} epochs (epoch {epoch + 1}); "
+                "lower the learning rate, or balance the classes"
+            )
+            self.model.stop_training = True
+
+    def _reason(self, logs):
+        if not np.isfinite([logs["loss"], logs["val_loss"], logs["val_spread"]]).all():
+            return "loss or scores are not finite"
+        if logs["val_spread"] < self.spread:
+            return "all validation scores are equal"
+        one_class = {logs.get("val_sensitivity"), logs.get("val_specificity")} == {0.0, 1.0}
+        return "one class only is predicted" if one_class and not logs["val_auc"] > 0.6 else ""
+
+
+class _ResumableEarlyStopping(keras.callbacks.EarlyStopping):
+    """Keras' early stopping, which otherwise forgets the best epoch when a killed training goes on."""
+
+    def __init__(self, *, history, **options):
+        super().__init__(**options)
+        self.history = history
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        if len(self.history):
+            self._set_monitor_op()
+            self.best, self.best_epoch = _best(self.history)
+            self.wait = int(self.history.epoch.max()) - self.best_epoch
+
+
+def _best(history):
+    """Return (validation AUC, epoch) of the best epoch of a log; epochs without AUC count as 0."""
+    values = history["val_auc"].fillna(0.0)
+    return float(values.max()), int(history.epoch[values.idxmax()])
+
+
+# ----------------------------------------------------------------------- fit
+def fit(
+    model,
+    prepared,
+    *,
+    name,
+    epochs=None,
+    batch_size=None,
+    learning_rate=None,
+    loss="binary_crossentropy",
+    balancing="class_weights",
+    augment=None,
+    source=None,
+    labels=None,
+    views=(0,),
+    validation_views=(0,),
+    train_rows=None,
+    validation_rows=None,
+    warmup_epochs=1,
+    weight_decay=1e-4,
+    patience=8,
+    collapse_patience=5,
+    sensitivity_floor=0.5,
+    seed=None,
+    save=True,
+    whole=None,
+    tensorboard=False,
+    verbose=0,
+):
+    """Train a model on the training rows, keep the weights of the epoch with the best validation AUC, and save it.
+
+    A training that was killed goes on after its last whole epoch when it is started again with the same options
+    (`BackupAndRestore`). Writes `models/<name>.keras` and `results/training_logs/<name>.csv`.
+
+    Args:
+        model: keras.Model from `models.build`; trained in place.
+        prepared: `preparation.Prepared`: its settings, images, labels and rows.
+        name: file name of the saved model and its log.
+        epochs, batch_size, learning_rate, seed: None takes the value of `prepared.settings`.
+        loss: one of `LOSSES`; a softmax output takes "categorical_crossentropy" whatever is given here.
+        balancing: "class_weights", "balanced_batches" (both classes drawn equally often) or "none".
+        augment: a Keras model as from `input_pipeline.make_augmentation`, or None. Training rows only.
+        source: what to read inputs from instead of `prepared.images`, as `features.CachedViews`.
+        labels: int (N,), instead of `prepared.labels`.
+        views, validation_views: numbers of the turned and flipped views, see `input_pipeline.make_dataset`.
+        train_rows, validation_rows: int arrays, instead of the manifest's splits (folds).
+        warmup_epochs: epochs in which the learning rate rises; after that it falls as a cosine to 1 %.
+        weight_decay: of AdamW (Loshchilov and Hutter 2019); not on biases and batch normalisation.
+        patience: epochs without a better validation AUC before training stops.
+        collapse_patience: epochs of constant predictions before training stops, see `ClassCollapse`.
+        sensitivity_floor: see `ClinicalMonitor`.
+        save: False writes neither model nor log.
+        whole: the model to save where `model` is only its trained part, see `models.split`.
+        tensorboard: write TensorBoard events to `results/training_logs/tensorboard/<name>`.
+        verbose: as in `keras.Model.fit`.
+    Returns:
+        TrainingResult
+    Raises:
+        UsageError: unknown loss or balancing.
+    """
+    settings = prepared.settings
+    options = {
+        "epochs": epochs or settings.epochs,
+        "batch_size": batch_size or settings.batch_size,
+        "learning_rate": learning_rate or settings.learning_rate,
+        "seed": settings.seed if seed is None else seed,
+        "loss": loss, "balancing": balancing, "views": list(views), "warmup_epochs": warmup_epochs,
+        "weight_decay": weight_decay, "patience": patience, "augment": augment is not None,
+    }  # fmt: skip
+    if balancing not in BALANCING:
+        raise UsageError(f"balancing {balancing!r} is not one of {', '.join(BALANCING)}")
+    labels = np.asarray(prepared.labels if labels is None else labels)
+    train_rows = prepared.rows("train") if train_rows is None else np.asarray(train_rows)
+    validation_rows = prepared.rows("validation") if validation_rows is None else np.asarray(validation_rows)
+    source = prepared.images if source is None else source
+    keras.utils.set_random_seed(options["seed"])
+    _compile(model, len(train_rows), options)
+
+    state_dir = settings.run_dir / "models" / f".training-{name}-{_state_key(model, options, train_rows)}"
+    for stale in state_dir.parent.glob(f".training-{name}-????????"):
+        if stale != state_dir:
+            shutil.rmtree(stale, ignore_errors=True)
+    training = input_pipeline.make_dataset(
+        source, labels, train_rows, batch_size=options["batch_size"], shuffle=True, augment=augment,
+        balanced=balancing == "balanced_batches", seed=options["seed"], views=views,
+    )  # fmt: skip
+    validation = input_pipeline.make_dataset(
+        source, None, validation_rows, batch_size=max(64, options["batch_size"]), views=validation_views
+    )
+    monitor = ClinicalMonitor(validation, labels[validation_rows], floor=sensitivity_floor, views=len(validation_views))
+    collapse = ClassCollapse(patience=collapse_patience)
+    log_dir = settings.run_dir / "results/training_logs/tensorboard" / name if tensorboard else None
+    started = time.perf_counter()
+    model.fit(
+        training,
+        epochs=options["epochs"],
+        callbacks=[monitor, collapse, *_callbacks(state_dir, patience, log_dir)],
+        class_weight=class_weights(labels[train_rows]) if balancing == "class_weights" else None,
+        shuffle=False,  # the pipeline does it
+        verbose=verbose,
+    )
+    history = _read_log(state_dir)
+    if (state_dir / "best.weights.h5").exists():
+        model.load_weights(state_dir / "best.weights.h5")
+    best_auc, best_epoch = _best(history)
+    seconds = time.perf_counter() - started
+    if save:
+        save_model(settings.run_dir, name, _with_optimizer(whole, model))
+        artifacts.write_csv(settings.run_dir / f"results/training_logs/{name}.csv", history)
+    shutil.rmtree(state_dir, ignore_errors=True)
+    messages = (*monitor.messages, *([collapse.message] if collapse.message else []))
+    return TrainingResult(history, seconds, best_epoch, best_auc, messages, bool(collapse.message))
+
+
+def _compile(model, n_rows, options):
+    steps = -(-n_rows // options["batch_size"])
+    rate, warmup = options["learning_rate"], min(options["warmup_epochs"], options["epochs"] - 1) * steps
+    schedule = keras.optimizers.schedules.CosineDecay(
+        rate * 0.1 if warmup else rate,
+        max(1, options["epochs"] * steps - warmup),
+        alpha=0.01,
+        warmup_target=rate if warmup else None,
+        warmup_steps=warmup,
+    )
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=options["weight_decay"])
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    model.compile(optimizer=optimizer, loss=_make_loss(model, options["loss"]), jit_compile=False)
+
+
+def _make_loss(model, loss):
+    if loss not in LOSSES:
+        raise UsageError(f"loss {loss!r} is not one of {', '.join(LOSSES)}")
+    return LOSSES["categorical_crossentropy" if model.output_shape[-1] > 1 else loss]()
+
+
+def class_weights(labels):
+    """Return {class: weight} that gives every class the same total weight; their mean over the rows is 1.
+
+    Args:
+        labels: int (n,).
+    """
+    values, counts = np.unique(labels, return_counts=True)
+    return {int(value): len(labels) / (len(values) * count) for value, count in zip(values, counts, strict=True)}
+
+
+def _state_key(model, options, rows):
+    """Name a training by its options, rows and first weights, so that only the same one is taken up again."""
+    checksum = zlib.crc32(np.ascontiguousarray(rows))
+    for weight in model.get_weights():
+        checksum = zlib.crc32(np.ascontiguousarray(weight), checksum)
+    return hashlib.sha256(json.dumps([options, checksum]).encode()).hexdigest()[:8]
+
+
+def _callbacks(state_dir, patience, log_dir):
+    state_dir.mkdir(parents=True, exist_ok=True)
+    history = _read_log(state_dir)
+    best = _best(history)[0] if len(history) else None
+    callbacks = [
+        _ResumableEarlyStopping(history=history, monitor="val_auc", mode="max", patience=patience),
+        keras.callbacks.ModelCheckpoint(
+            state_dir / "best.weights.h5", monitor="val_auc", mode="max", save_best_only=True, save_weights_only=True,
+            initial_value_threshold=best,
+        ),
+        keras.callbacks.CSVLogger(state_dir / "log.csv", append=True),
+        keras.callbacks.BackupAndRestore(state_dir / "backup", delete_checkpoint=False, double_checkpoint=True),
+    ]  # fmt: skip
+    return [*callbacks, keras.callbacks.TensorBoard(log_dir)] if log_dir else callbacks
+
+
+def _read_log(state_dir):
+    """Read the log of a training; an epoch that was repeated after a kill counts once."""
+    path = state_dir / "log.csv"
+    if not path.exists() or path.stat().st_size == 0:
+        return pd.DataFrame({"epoch": [], "val_auc": []})
+    return pd.read_csv(path).drop_duplicates("epoch", keep="last").sort_values("epoch").reset_index(drop=True)
+
+
+def _with_optimizer(whole, part):
+    """Give the whole model the optimiser that trained a part of it, so that training can be continued."""
+    if whole is None or whole is part:
+        return part
+    whole.compile(optimizer=part.optimizer, loss=part.loss, jit_compile=False)
+    return whole
+
+
+# ------------------------------------------------------------ save and load
+def model_path(run_dir, name):
+    """Where the model `name` is saved."""
+    return Path(run_dir) / f"models/{name}.keras"
+
+
+def save_model(run_dir, name, model):
+    """Write `models/<name>.keras`, whole or not at all."""
+    with artifacts.whole_file(model_path(run_dir, name)) as temporary:
+        model.save(temporary)
+
+
+def load_model(run_dir, name):
+    """Load `models/<name>.keras` with its optimiser; raises FileNotFoundError that names the file."""
+    path = model_path(run_dir, name)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: run the notebook that trains {name!r} first")
+    return keras.models.load_model(path)
+
+
+# ------------------------------------------------------------------- predict
+def predict_scores(model, images, rows, *, batch_size=64, tta=False):
+    """Return the model's scores for some rows.
+
+    Args:
+        model: keras.Model.
+        images: the image store, uint8 (N, S, S), or an object with `read(rows, views)`.
+        rows: int (n,).
+        batch_size: images a step.
+        tta: True averages the scores of the eight turned and flipped views (test-time augmentation).
+    Returns:
+        float64 (n,): probability of class 1; (n, classes) where there are more than two.
+    """
+    if len(rows) == 0:
+        return np.empty(0)
+    views = input_pipeline.ALL_VIEWS if tta else (0,)
+    dataset = input_pipeline.make_dataset(images, None, rows, batch_size=batch_size, views=views)
+    scores = _average_views(model.predict(dataset, verbose=0), len(views))
+    return scores[:, 1] if scores.ndim == 2 and scores.shape[1] == 2 else scores
+
+
+def _average_views(scores, views):
+    """(n * views, classes) in row-major order -> (n,) or (n, classes)."""
+    scores = scores.astype(np.float64).reshape(-1, views, scores.shape[-1]).mean(axis=1)
+    return scores[:, 0] if scores.shape[-1] == 1 else scores
