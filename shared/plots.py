@@ -1,0 +1,220 @@
+"""Figures. Each function returns a closed matplotlib Figure, which a notebook shows once, as the last line of a cell.
+
+Mammograms are grey with a fixed range; train, validation and test keep one colour each; colours are those of
+Okabe & Ito, which colour-blind readers tell apart.
+"""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from shared import artifacts, metrics
+from shared.schema import BASELINES
+
+TRAIN_COLOUR, VALIDATION_COLOUR, TEST_COLOUR, EXCLUDED_COLOUR = "#0072B2", "#E69F00", "#009E73", "#999999"
+SPLIT_COLOURS = {
+    "train": TRAIN_COLOUR,
+    "validation": VALIDATION_COLOUR,
+    "test": TEST_COLOUR,
+    "excluded": EXCLUDED_COLOUR,
+}
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+CLASS_COLOURS = ("#0072B2", "#D55E00")
+STYLE = {
+    "figure.dpi": 80,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+}
+
+
+def new_figure(rows=1, columns=1, *, size=(6, 4), **options):
+    """Return (Figure, axes) in the series' style; the figure is closed, so that a notebook shows it once only."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", **options)
+        plt.close(figure)
+    return figure, axes
+
+
+def save_figure(figure, run_dir, name):
+    """Save a figure as `results/figures/<name>.png` and return it, so that it can be shown in the same line."""
+    with artifacts.whole_file(Path(run_dir) / f"results/figures/{name}.png") as temporary:
+        figure.savefig(temporary, dpi=120, metadata={"Software": None})
+    return figure
+
+
+# -------------------------------------------------------------------- images
+def show_images(images, *, titles=None, columns=6, width=1.7, heading=None):
+    """Show grey images side by side.
+
+    Args:
+        images: sequence of (H, W), 0–255.
+        titles: words above each.
+        columns: how many stand in a row.
+        width: inches an image.
+        heading: words above all.
+    """
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    height = width * images[0].shape[0] / images[0].shape[1] + (0.3 if titles is not None else 0.05)
+    figure, axes = new_figure(rows, columns, size=(columns * width, rows * height + (0.4 if heading else 0)))
+    axes = np.atleast_1d(axes).ravel()
+    for axis in axes:
+        axis.axis("off")
+    for i, image in enumerate(images):
+        axes[i].imshow(image, cmap="gray", vmin=0, vmax=255)
+        if titles is not None:
+            axes[i].set_title(titles[i], fontsize=9)
+    if heading:
+        figure.suptitle(heading, fontsize=11)
+    return figure
+
+
+def plot_histograms(groups, *, label, bins=40, density=True):
+    """Draw the distributions of one quantity in several groups: {name: values}."""
+    figure, axis = new_figure(size=(6, 3.2))
+    edges = np.histogram_bin_edges(np.concatenate([np.asarray(values, float) for values in groups.values()]), bins)
+    for colour, (name, values) in zip(COLOURS, groups.items(), strict=False):
+        axis.hist(values, edges, density=density, histtype="stepfilled", alpha=0.35, color=colour, label=name)
+        axis.hist(values, edges, density=density, histtype="step", color=colour)
+    axis.set(xlabel=label, ylabel="density" if density else "images")
+    axis.legend()
+    return figure
+
+
+def plot_split(table, class_names):
+    """Draw how many images of each class every split holds: `splits.split_table`."""
+    figure, axis = new_figure(size=(6, 2.8))
+    left = np.zeros(len(table))
+    for colour, name in zip(CLASS_COLOURS, class_names, strict=True):
+        axis.barh(table["split"], table[name], left=left, color=colour, label=name)
+        left += table[name].to_numpy()
+    for y, (total, patients) in enumerate(zip(left, table.patients, strict=True)):
+        axis.text(total, y, f"  {patients} patients", va="center", fontsize=9)
+    axis.set(xlabel="images", xlim=(0, left.max() * 1.25 + 1))
+    axis.invert_yaxis()
+    axis.legend(ncols=2, loc="lower right")
+    axis.grid(False, axis="y")
+    return figure
+
+
+# ------------------------------------------------------------------ training
+def plot_learning_curves(history, *, best_epoch=None):
+    """Draw loss and AUC of train and validation over the epochs.
+
+    Args:
+        history: DataFrame epoch, loss, val_loss, auc, val_auc.
+        best_epoch: value of `epoch` to mark: where the kept weights come from.
+    """
+    figure, axes = new_figure(1, 2, size=(9, 3.2))
+    for axis, quantity in zip(axes, ("loss", "auc"), strict=True):
+        for column, name, colour in (
+            (quantity, "train", TRAIN_COLOUR),
+            (f"val_{quantity}", "validation", VALIDATION_COLOUR),
+        ):
+            if column in history:
+                axis.plot(history["epoch"], history[column], color=colour, marker=".", label=name)
+        if best_epoch is not None:
+            axis.axvline(best_epoch, color="#666666", linestyle=":", label="kept")
+        axis.set(xlabel="epoch", ylabel={"loss": "loss", "auc": "AUC"}[quantity])
+    axes[0].legend()
+    return figure
+
+
+# --------------------------------------------------------------- evaluation
+def plot_roc_curves(predictions, *, bands=True):
+    """Draw ROC curves, each with its band by bootstrap over patients.
+
+    Args:
+        predictions: {model: DataFrame patient_id, label, score}, rows of one split.
+        bands: False leaves the bands out.
+    """
+    figure, axis = new_figure(size=(5.2, 5))
+    axis.plot([0, 1], [0, 1], color="#999999", linestyle="--", linewidth=1, label="chance")
+    for colour, (name, rows) in zip(COLOURS, predictions.items(), strict=False):
+        rates, hits, _ = roc_curve(rows.label, rows.score)
+        axis.plot(rates, hits, color=colour, label=f"{name} ({metrics.auc(rows.label, rows.score):.2f})")
+        if bands:
+            band = metrics.roc_band(rows.label, rows.score, rows.patient_id, draws=500)
+            axis.fill_between(band.false_positive_rate, band.low, band.high, color=colour, alpha=0.12, linewidth=0)
+    axis.set(xlabel="1 - specificity", ylabel="sensitivity", aspect="equal", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    axis.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def plot_precision_recall(predictions):
+    """Draw precision over recall for {model: DataFrame label, score}; the dashed line is the prevalence."""
+    figure, axis = new_figure(size=(5.2, 4.2))
+    for colour, (name, rows) in zip(COLOURS, predictions.items(), strict=False):
+        precision, recall, _ = precision_recall_curve(rows.label, rows.score)
+        axis.step(recall, precision, where="post", color=colour, label=name)
+    axis.axhline(rows.label.mean(), color="#999999", linestyle="--", linewidth=1, label="prevalence")
+    axis.set(xlabel="recall (sensitivity)", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02))
+    axis.legend(fontsize=8)
+    return figure
+
+
+def plot_confusion(confusion, class_names, *, title=""):
+    """Draw a confusion matrix from {"tn", "fp", "fn", "tp"} with counts and row shares."""
+    counts = np.array([[confusion["tn"], confusion["fp"]], [confusion["fn"], confusion["tp"]]])
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    figure, axis = new_figure(size=(3.8, 3.4))
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (i, j), count in np.ndenumerate(counts):
+        colour = "white" if shares[i, j] > 0.6 else "black"
+        axis.text(j, i, f"{count}\n{shares[i, j]:.0%}", ha="center", va="center", color=colour)
+    axis.set(xticks=(0, 1), yticks=(0, 1), xticklabels=class_names, yticklabels=class_names, title=title)
+    axis.set(xlabel="called", ylabel="truth")
+    axis.grid(False)
+    return figure
+
+
+def plot_score_distributions(predictions, threshold, class_names):
+    """Draw the scores of both classes of one model with the threshold chosen on validation."""
+    groups = {name: predictions.score[predictions.label == label] for label, name in enumerate(class_names)}
+    figure = plot_histograms(groups, label="score", bins=25)
+    figure.axes[0].axvline(threshold, color="black", linestyle=":", label="threshold")
+    figure.axes[0].legend()
+    return figure
+
+
+def plot_reliability(curves):
+    """Draw observed shares over mean scores.
+
+    Args:
+        curves: {name: (DataFrame label, score)}.
+    """
+    figure, axis = new_figure(size=(5.2, 4.6))
+    axis.plot([0, 1], [0, 1], color="#999999", linestyle="--", linewidth=1, label="calibrated")
+    for colour, (name, rows) in zip(COLOURS, curves.items(), strict=False):
+        curve = metrics.reliability_curve(rows.label, rows.score, bins=8, strategy="quantile")
+        axis.plot(curve.mean_score, curve.observed, marker="o", markersize=4, color=colour, label=name)
+    axis.set(xlabel="mean score in the bin", ylabel="observed share", xlim=(0, 1), ylim=(0, 1))
+    axis.legend(fontsize=8)
+    return figure
+
+
+def plot_forest(table, *, value="auc", low="auc_low", high="auc_high", label="model", reference=0.5, xlabel="test AUC"):
+    """Draw values with intervals, one row each; baselines are grey.
+
+    Args:
+        table: DataFrame with the named columns, in the order to draw, top first.
+        reference: where the dashed line stands.
+    """
+    figure, axis = new_figure(size=(6.5, 0.9 + 0.32 * len(table)))
+    y = np.arange(len(table))
+    for i, row in enumerate(table.itertuples(index=False)):
+        name, middle = getattr(row, label), getattr(row, value)
+        colour = "#888888" if name in BASELINES else COLOURS[0]
+        axis.plot([getattr(row, low), getattr(row, high)], [i, i], color=colour, linewidth=2)
+        axis.plot(middle, i, marker="o", color=colour)
+    axis.axvline(reference, color="#999999", linestyle="--", linewidth=1)
+    axis.set(yticks=y, yticklabels=table[label], xlabel=f"{xlabel} with 95 % interval by patient")
+    axis.invert_yaxis()
+    axis.grid(False, axis="y")
+    return figure
