@@ -132,13 +132,13 @@ def summarise(labels, scores, *, threshold):
 
 
 def sensitivity_at_specificity(labels, scores, *, specificity=0.9):
-    """Return the best sensitivity among thresholds of at least this specificity, not interpolated; NaN for one class."""
+    """Return the best sensitivity at thresholds of at least this specificity, not interpolated; NaN for one class."""
     sensitivities, specificities, _ = _operating_points(*_checked(labels, scores))
     return float(sensitivities[specificities >= specificity - 1e-12].max(initial=0)) if len(sensitivities) else nan
 
 
 def specificity_at_sensitivity(labels, scores, *, sensitivity=0.9):
-    """Return the best specificity among thresholds of at least this sensitivity, not interpolated; NaN for one class."""
+    """Return the best specificity at thresholds of at least this sensitivity, not interpolated; NaN for one class."""
     sensitivities, specificities, _ = _operating_points(*_checked(labels, scores))
     return float(specificities[sensitivities >= sensitivity - 1e-12].max(initial=0)) if len(sensitivities) else nan
 
@@ -647,7 +647,8 @@ def case_table(predictions):
     """
     sides = predictions.assign(side=predictions["side"].fillna(""))
     cases = sides.groupby(["patient_id", "side"], sort=True)
-    return cases.agg(label=("label", "max"), score=("score", "mean")).reset_index()
+    means = cases.agg(label=("label", "max"), score=("score", "mean")).reset_index()
+    return means.assign(score=means.score.round(12))  # the mean of equal scores must tie with another such mean
 
 
 def subgroup_table(predictions, manifest, *, threshold, by=SUBGROUPS, draws=DRAWS, seed=0):

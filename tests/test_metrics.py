@@ -1,0 +1,606 @@
+"""Every figure of shared.metrics against scikit-learn, SciPy, a slow definition, a published value or a simulation."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import special, stats
+from sklearn import metrics as sk
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.calibration import CalibratedClassifierCV, calibration_curve
+from sklearn.frozen import FrozenEstimator
+
+from shared import metrics
+from shared.schema import DataError
+
+
+def two_views(generator, patients=120, shift=1.0, resemblance=0.6):
+    """Patients with two views of the same class whose noise has this correlation: labels, scores, patients."""
+    labels = np.repeat(generator.permutation(np.arange(patients) % 2), 2)
+    common = np.repeat(generator.normal(size=patients), 2) * np.sqrt(resemblance)
+    noise = common + generator.normal(size=2 * patients) * np.sqrt(1 - resemblance)
+    return labels, special.expit(shift * labels + noise - shift / 2), np.repeat(np.arange(patients), 2)
+
+
+@pytest.fixture
+def example():
+    labels, scores, patients = two_views(np.random.default_rng(5))
+    return labels, np.round(scores, 2), patients  # rounded, so that there are ties
+
+
+# ------------------------------------------------------------ point estimates
+def test_summarise_equals_scikit_learn(example):
+    labels, scores, _ = example
+    called = scores >= 0.55
+    found = metrics.summarise(labels, scores, threshold=0.55)
+    expected = {
+        "n": len(labels),
+        "prevalence": labels.mean(),
+        "threshold": 0.55,
+        "accuracy": sk.accuracy_score(labels, called),
+        "balanced_accuracy": sk.balanced_accuracy_score(labels, called),
+        "sensitivity": sk.recall_score(labels, called),
+        "specificity": sk.recall_score(labels, called, pos_label=0),
+        "precision": sk.precision_score(labels, called),
+        "recall": sk.recall_score(labels, called),
+        "f1": sk.f1_score(labels, called),
+        "mcc": np.corrcoef(labels, called)[0, 1],
+        "auc": stats.mannwhitneyu(scores[labels == 1], scores[labels == 0]).statistic / (120 * 120),
+        "average_precision": sk.average_precision_score(labels, scores),
+        "brier": np.mean((scores - labels) ** 2),
+        "ece": metrics.expected_calibration_error(labels, scores),
+    }
+    assert found["confusion"] == {
+        "tn": sum(~called & (labels == 0)),
+        "fp": sum(called & (labels == 0)),
+        "fn": sum(~called & (labels == 1)),
+        "tp": sum(called & (labels == 1)),
+    }
+    assert found.keys() - {"confusion"} == expected.keys()
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=1e-12), name
+
+
+def test_hand_computed_example():
+    # pairs won 1.0, 1.0, 0.5 (tie), 1.0, 0.0, 1.0 of 6
+    labels, scores = [1, 1, 0, 0, 0], [0.9, 0.4, 0.4, 0.6, 0.1]
+    assert metrics.auc(labels, scores) == pytest.approx((1 + 1 + 1 + 0.5 + 0 + 1) / 6)
+    found = metrics.summarise(labels, scores, threshold=0.5)
+    assert found["confusion"] == {"tn": 2, "fp": 1, "fn": 1, "tp": 1}
+    assert found["specificity"] == pytest.approx(2 / 3)
+    assert found["mcc"] == pytest.approx((1 * 2 - 1 * 1) / np.sqrt(2 * 2 * 3 * 3))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("label", [0, 1])
+def test_one_class_gives_nan_without_warning(label):
+    labels, scores = np.full(6, label), np.linspace(0.1, 0.9, 6)
+    found = metrics.summarise(labels, scores, threshold=0.5)
+    for name in ("auc", "average_precision", "balanced_accuracy", "mcc"):
+        assert np.isnan(found[name]), name
+    assert np.isnan(found["specificity" if label else "sensitivity"])
+    assert found["accuracy"] == 0.5
+    assert np.isnan(metrics.sensitivity_at_specificity(labels, scores))
+    assert np.isnan(metrics.specificity_at_sensitivity(labels, scores))
+    for statistic in ("auc", "average_precision"):
+        interval = metrics.bootstrap_interval(labels, scores, range(6), statistic=statistic, draws=20)
+        assert np.isnan([interval.value, interval.low, interval.high]).all()
+        assert interval.dropped == 20
+    assert np.isnan(metrics.delong_test(labels, scores, scores**2).p_value)
+    assert np.isnan(metrics.delong_interval(labels, scores).low)
+    assert np.isnan(metrics.permutation_p_value(labels, scores))
+    assert metrics.roc_band(labels, scores, range(6), draws=5)[["sensitivity", "low", "high"]].isna().all(axis=None)
+    for refuse in (metrics.choose_threshold, metrics.fit_platt, metrics.fit_temperature):
+        with pytest.raises(DataError, match="one class only"):
+            refuse(labels, scores)
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "message"),
+    [
+        ([0, 1], [0.5], "one score for each label"),
+        ([], [], "no images"),
+        ([0, 2], [0.1, 0.2], "labels other than"),
+        ([0, 1], [0.1, np.nan], "1 scores are not finite"),
+        ([0, 1], [0.1, 1.5], "no probabilities"),
+    ],
+)
+def test_unusable_input_is_named(labels, scores, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.summarise(labels, scores, threshold=0.5)
+
+
+def test_operating_points_equal_a_search_over_all_thresholds(example):
+    labels, scores, _ = example
+    cuts = np.r_[scores, 2.0]
+    sensitivity = np.array([np.mean(scores[labels == 1] >= cut) for cut in cuts])
+    specificity = np.array([np.mean(scores[labels == 0] < cut) for cut in cuts])
+    for level in (0.5, 0.8, 0.9, 1.0):
+        assert metrics.sensitivity_at_specificity(labels, scores, specificity=level) == pytest.approx(
+            sensitivity[specificity >= level - 1e-9].max()
+        )
+        assert metrics.specificity_at_sensitivity(labels, scores, sensitivity=level) == pytest.approx(
+            specificity[sensitivity >= level - 1e-9].max()
+        )
+
+
+# ----------------------------------------------------------------- thresholds
+def figures_at(labels, scores, threshold):
+    found = metrics.summarise(labels, scores, threshold=threshold)
+    return found["sensitivity"], found["specificity"]
+
+
+def test_youden_is_the_largest_sum(example):
+    labels, scores, _ = example
+    best = max(sum(figures_at(labels, scores, cut)) for cut in np.unique(scores))
+    assert sum(figures_at(labels, scores, metrics.choose_threshold(labels, scores))) == pytest.approx(best)
+
+
+def test_fixed_sensitivity_and_specificity_hold_their_target(example):
+    labels, scores, _ = example
+    for target in (0.5, 0.9, 1.0):
+        sensitivity, specificity = figures_at(
+            labels, scores, metrics.choose_threshold(labels, scores, rule="sensitivity", target=target)
+        )
+        assert sensitivity >= target
+        assert specificity == pytest.approx(metrics.specificity_at_sensitivity(labels, scores, sensitivity=target))
+        sensitivity, specificity = figures_at(
+            labels, scores, metrics.choose_threshold(labels, scores, rule="specificity", target=target)
+        )
+        assert specificity >= target
+        assert sensitivity == pytest.approx(metrics.sensitivity_at_specificity(labels, scores, specificity=target))
+
+
+def test_cost_rule_minimises_the_cost(example):
+    labels, scores, _ = example
+
+    def cost(threshold, prevalence):
+        sensitivity, specificity = figures_at(labels, scores, threshold)
+        return 5 * prevalence * (1 - sensitivity) + 2 * (1 - prevalence) * (1 - specificity)
+
+    for prevalence in (None, 0.1):
+        chosen = metrics.choose_threshold(labels, scores, rule="cost", miss_cost=5, alarm_cost=2, prevalence=prevalence)
+        assert cost(chosen, prevalence or 0.5) == pytest.approx(
+            min(cost(cut, prevalence or 0.5) for cut in [*scores, 1.1])
+        )
+
+
+def test_threshold_lies_between_scores_and_constant_scores_follow_the_majority():
+    assert metrics.choose_threshold([0, 0, 1, 1], [0.1, 0.2, 0.6, 0.7]) == pytest.approx(0.4)
+    constant = np.full(5, 0.4)
+    assert metrics.choose_threshold([0, 0, 0, 1, 1], constant) > 0.4
+    assert metrics.choose_threshold([0, 0, 1, 1, 1], constant) == 0.4
+    close = np.nextafter(0.5, 1)
+    assert metrics.choose_threshold([0, 1], [0.5, close]) == close
+
+
+def test_threshold_rules_refuse_what_they_cannot_do(example):
+    labels, scores, _ = example
+    with pytest.raises(ValueError, match="needs a target"):
+        metrics.choose_threshold(labels, scores, rule="sensitivity")
+    with pytest.raises(ValueError, match="not one of youden"):
+        metrics.choose_threshold(labels, scores, rule="best")
+
+
+def test_net_benefit_by_hand_and_its_known_ends(example):
+    labels, scores, _ = example
+    table = metrics.net_benefit([1, 1, 0, 0, 0], [0.9, 0.2, 0.6, 0.1, 0.1], thresholds=[0.25, 0.5])
+    assert table.model.tolist() == pytest.approx([1 / 5 - 1 / 5 / 3, 0])
+    assert table["all"].tolist() == pytest.approx([2 / 5 - 3 / 5 / 3, 2 / 5 - 3 / 5])
+    curve = metrics.net_benefit(labels, scores)
+    assert (curve.model <= labels.mean() + 1e-12).all()
+    assert metrics.net_benefit(labels, scores, thresholds=labels.mean())["all"][0] == pytest.approx(0)
+    with pytest.raises(ValueError, match="strictly between"):
+        metrics.net_benefit(labels, scores, thresholds=[0.0, 0.5])
+
+
+# ---------------------------------------------------------------- calibration
+@pytest.mark.parametrize("strategy", ["uniform", "quantile"])
+def test_reliability_curve_equals_scikit_learn(example, strategy):
+    labels, scores, _ = example
+    observed, mean_score = calibration_curve(labels, scores, n_bins=8, strategy=strategy)
+    curve = metrics.reliability_curve(labels, scores, bins=8, strategy=strategy)
+    assert curve.observed.tolist() == pytest.approx(observed)
+    assert curve.mean_score.tolist() == pytest.approx(mean_score)
+    assert curve["count"].sum() == len(labels)
+    assert ((curve.mean_score >= curve.lower - 1e-12) & (curve.mean_score <= curve.upper + 1e-12)).all()
+    error = np.average(np.abs(observed - mean_score), weights=curve["count"])
+    assert metrics.expected_calibration_error(labels, scores, bins=8, strategy=strategy) == pytest.approx(error)
+
+
+def test_expected_calibration_error_by_hand():
+    # bins of width 0.5: |1/2 - 0.15| on two images, |1/2 - 0.8| on two
+    assert metrics.expected_calibration_error([0, 1, 0, 1], [0.1, 0.2, 0.7, 0.9], bins=2) == pytest.approx(0.325)
+    assert metrics.expected_calibration_error([0, 0, 1, 1], [0, 0, 1, 1]) == 0
+
+
+class Logits(ClassifierMixin, BaseEstimator):
+    """A 'model' whose decision function is its one feature."""
+
+    classes_ = np.array([0, 1])
+
+    def fit(self, features, labels):
+        return self
+
+    def predict(self, features):
+        return (features[:, 0] > 0).astype(int)
+
+    def decision_function(self, features):
+        return features[:, 0]
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+
+def test_platt_equals_scikit_learn(example):
+    labels, scores, _ = example
+    features = metrics.logit(scores)[:, None]
+    calibrated = CalibratedClassifierCV(FrozenEstimator(Logits()), method="sigmoid").fit(features, labels)
+    assert metrics.fit_platt(labels, scores).apply(scores) == pytest.approx(
+        calibrated.predict_proba(features)[:, 1], abs=1e-4
+    )
+
+
+def test_temperature_equals_scikit_learn(example):
+    labels, scores, _ = example
+    overconfident = special.expit(3 * metrics.logit(scores))
+    features = metrics.logit(overconfident)[:, None]
+    calibrated = CalibratedClassifierCV(FrozenEstimator(Logits()), method="temperature").fit(features, labels)
+    assert metrics.fit_temperature(labels, overconfident).apply(overconfident) == pytest.approx(
+        calibrated.predict_proba(features)[:, 1], abs=1e-3
+    )
+
+
+def test_calibration_finds_a_known_distortion():
+    generator = np.random.default_rng(1)
+    risk = generator.uniform(0.02, 0.98, 20_000)
+    labels = (generator.uniform(size=20_000) < risk).astype(int)
+    distorted = special.expit(2.5 * special.logit(risk) + 1)
+    platt = metrics.fit_platt(labels, distorted)
+    assert (platt.slope, platt.intercept) == pytest.approx((1 / 2.5, -1 / 2.5), abs=0.03)
+    assert metrics.fit_temperature(labels, special.expit(2.5 * special.logit(risk))).temperature == pytest.approx(
+        2.5, abs=0.1
+    )
+    before, after = (metrics.expected_calibration_error(labels, s) for s in (distorted, platt.apply(distorted)))
+    assert after < 0.02 < before
+
+
+def test_platt_bears_saturated_and_separated_scores():
+    labels = np.array([0] * 10 + [1] * 10)
+    calibrated = metrics.fit_platt(labels, labels.astype(float)).apply(labels.astype(float))
+    # Platt's targets (n + 1) / (n + 2) and 1 / (n + 2)
+    assert calibrated == pytest.approx(np.where(labels, 11 / 12, 1 / 12), abs=1e-4)
+    constant = metrics.fit_platt(labels, np.full(20, 0.3)).apply([0.3])
+    assert constant == pytest.approx([0.5], abs=1e-6)
+
+
+# ------------------------------------------------------------------ bootstrap
+@pytest.mark.parametrize(
+    ("name", "slow", "options"),
+    [
+        ("auc", sk.roc_auc_score, {}),
+        ("average_precision", sk.average_precision_score, {}),
+        ("brier", sk.brier_score_loss, {}),
+        ("accuracy", lambda y, s: sk.accuracy_score(y, s >= 0.4), {"threshold": 0.4}),
+        ("sensitivity", lambda y, s: sk.recall_score(y, s >= 0.4), {"threshold": 0.4}),
+        ("specificity", lambda y, s: sk.recall_score(y, s >= 0.4, pos_label=0), {"threshold": 0.4}),
+        ("balanced_accuracy", lambda y, s: sk.balanced_accuracy_score(y, s >= 0.4), {"threshold": 0.4}),
+    ],
+)
+def test_vectorised_bootstrap_equals_resampled_rows(example, name, slow, options):
+    """The callable path repeats rows and calls scikit-learn; the named one works on weights."""
+    labels, scores, patients = example
+    fast = metrics.bootstrap_interval(labels, scores, patients, statistic=name, draws=60, seed=3, **options)
+    rows = metrics.bootstrap_interval(labels, scores, patients, statistic=slow, draws=60, seed=3)
+    for field in ("value", "low", "high", "standard_error"):
+        assert getattr(fast, field) == pytest.approx(getattr(rows, field), abs=1e-12)
+
+
+def test_bootstrap_draws_whole_patients(example):
+    labels, _, patients = example
+    sizes = []
+
+    def remember(drawn_labels, drawn_scores):
+        counts = pd.Series(drawn_scores).value_counts()
+        sizes.append((len(drawn_scores), set(counts)))
+        return drawn_labels.mean()
+
+    unique = np.repeat(np.linspace(0, 1, 120), 2)  # a score a patient
+    metrics.bootstrap_interval(labels, unique, patients, statistic=remember, draws=10)
+    assert all(n == 240 and all(count % 2 == 0 for count in counts) for n, counts in sizes)
+
+
+def test_bootstrap_is_the_same_for_a_seed_whatever_the_chunk(example, monkeypatch):
+    labels, scores, patients = example
+    whole = metrics.bootstrap_interval(labels, scores, patients, draws=200, seed=9)
+    monkeypatch.setattr(metrics, "_CELLS", 1000)
+    assert metrics.bootstrap_interval(labels, scores, patients, draws=200, seed=9) == whole
+    assert metrics.bootstrap_interval(labels, scores, patients, draws=200, seed=10) != whole
+
+
+def test_views_of_a_patient_widen_the_interval():
+    labels, scores, patients = two_views(np.random.default_rng(2), patients=300, resemblance=0.9)
+    by_patient = metrics.bootstrap_interval(labels, scores, patients).standard_error
+    by_image = metrics.bootstrap_interval(labels, scores, range(600)).standard_error
+    assert by_patient > 1.2 * by_image
+
+
+def test_perfect_scores_and_few_patients_are_bracketed():
+    labels = np.array([0, 0, 1, 1])
+    assert metrics.bootstrap_interval(labels, labels * 0.8, list("abcd"), draws=500, level=0.95).low == 1
+    few = metrics.bootstrap_interval([0, 1, 1], [0.2, 0.1, 0.9], [1, 2, 3], draws=500)
+    assert few.low <= few.value <= few.high
+    assert few.dropped > 0
+    biased = metrics.bootstrap_interval([0, 1] * 30, [0.5] * 60, range(60), statistic=lambda y, s: len(np.unique(y)))
+    assert biased.low <= biased.value <= biased.high
+
+
+def test_text_of_an_interval():
+    assert str(metrics.Interval(0.75, 0.7, 0.8)) == "0.750 [0.700, 0.800]"
+    assert metrics.Interval(0.1, 0.01, 0.2).excludes_zero
+    assert not metrics.Interval(0.1, -0.01, 0.2).excludes_zero
+
+
+def test_bootstrap_refuses_unknown_statistics(example):
+    labels, scores, patients = example
+    with pytest.raises(ValueError, match="'kappa' is not one of auc"):
+        metrics.bootstrap_interval(labels, scores, patients, statistic="kappa")
+    with pytest.raises(ValueError, match="needs a threshold"):
+        metrics.bootstrap_interval(labels, scores, patients, statistic="accuracy")
+    with pytest.raises(ValueError, match="3 patients for 240 images"):
+        metrics.bootstrap_interval(labels, scores, [1, 2, 3])
+
+
+def test_difference_of_a_model_and_itself_is_zero(example):
+    labels, scores, patients = example
+    same = metrics.bootstrap_difference(labels, scores, scores, patients, draws=50)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    turned = metrics.bootstrap_difference(labels, scores, 1 - scores, patients, draws=50)
+    assert turned.value == pytest.approx(2 * metrics.auc(labels, scores) - 1)
+    assert turned.excludes_zero
+
+
+def test_interval_covers_the_known_auc():
+    """Two correlated views a patient; AUC = Phi(shift / sqrt 2). Monte Carlo error of the share: 0.006."""
+    truth = stats.norm.cdf(1 / np.sqrt(2))
+    covered = []
+    for seed in range(1500):
+        labels, scores, patients = two_views(np.random.default_rng(seed))
+        interval = metrics.bootstrap_interval(labels, scores, patients, draws=400, seed=seed)
+        covered.append(interval.low <= truth <= interval.high)
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
+
+
+def test_roc_band_goes_through_the_curve(example):
+    labels, scores, patients = example
+    band = metrics.roc_band(labels, scores, patients, draws=300)
+    false_alarms, sensitivity, _ = sk.roc_curve(labels, scores, drop_intermediate=False)
+    expected = np.interp(band.false_positive_rate, false_alarms, sensitivity)
+    assert band.sensitivity.to_numpy() == pytest.approx(expected)
+    assert (band.low <= band.sensitivity).all()
+    assert (band.sensitivity <= band.high).all()
+    area = np.trapezoid(band.sensitivity, band.false_positive_rate)
+    assert area == pytest.approx(metrics.auc(labels, scores), abs=0.01)
+
+
+# --------------------------------------------------------------------- DeLong
+def delong_by_definition(labels, first, second):
+    """DeLong 1988 from the full matrix of pairs: the two areas, and the variance of their difference."""
+    components = []
+    for scores in (first, second):
+        pairs = np.sign(scores[labels == 1][:, None] - scores[labels == 0][None, :]) / 2 + 0.5
+        components.append((pairs.mean(axis=1), pairs.mean(axis=0), pairs.mean()))
+    s10 = np.cov(components[0][0], components[1][0]) / (labels == 1).sum()
+    s01 = np.cov(components[0][1], components[1][1]) / (labels == 0).sum()
+    total = s10 + s01
+    return components[0][2], components[1][2], total[0, 0], total[0, 0] + total[1, 1] - 2 * total[0, 1]
+
+
+def test_delong_equals_its_definition(example):
+    labels, first, _ = example
+    second = np.round(first + np.random.default_rng(0).normal(0, 0.2, len(labels)), 2)
+    area_a, area_b, variance_a, variance = delong_by_definition(labels, first, second)
+    assert metrics.delong_variance(labels, first) == pytest.approx(variance_a)
+    found = metrics.delong_test(labels, first, second)
+    assert found.delta == pytest.approx(area_a - area_b)
+    assert found.variance == pytest.approx(variance)
+    assert found.p_value == pytest.approx(2 * stats.norm.sf(abs(area_a - area_b) / np.sqrt(variance)))
+    interval = metrics.delong_interval(labels, first)
+    assert (interval.value, interval.high - interval.value) == pytest.approx(
+        (area_a, 1.959964 * np.sqrt(variance_a)), abs=1e-6
+    )
+    # patients of one image each change nothing
+    assert metrics.delong_test(labels, first, second, patients=range(len(labels))) == found
+
+
+def test_delong_at_its_limits():
+    labels = np.array([0, 0, 1, 1])
+    perfect, constant = labels.astype(float), np.full(4, 0.5)
+    assert metrics.delong_test(labels, perfect, perfect).p_value == 1
+    assert np.isnan(metrics.delong_test(labels, perfect, constant).p_value)
+    assert np.isnan(metrics.delong_variance([0, 1, 1], [0.1, 0.2, 0.3]))
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_delong_agrees_with_the_bootstrap(clustered):
+    generator = np.random.default_rng(11)
+    labels, scores, patients = two_views(generator, patients=350, resemblance=0.7)
+    other = special.expit(metrics.logit(scores) + np.repeat(generator.normal(0, 0.8, 350), 2))
+    units = patients if clustered else np.arange(700)
+    test = metrics.delong_test(labels, scores, other, patients=units)
+    paired = metrics.bootstrap_difference(labels, scores, other, units, draws=10_000, seed=1)
+    assert np.sqrt(test.variance) == pytest.approx(paired.standard_error, rel=0.05)
+    single = metrics.bootstrap_interval(labels, scores, units, draws=10_000, seed=1)
+    assert np.sqrt(metrics.delong_variance(labels, scores, patients=units)) == pytest.approx(
+        single.standard_error, rel=0.05
+    )
+
+
+def test_delong_with_patients_of_both_classes_agrees_with_the_bootstrap():
+    generator = np.random.default_rng(4)
+    patients = np.repeat(np.arange(150), 4)
+    labels = np.tile([0, 0, 1, 1], 150) ^ (generator.uniform(size=600) < 0.1)  # most have two of each class
+    scores = labels + 3 * generator.normal(size=150)[patients] + generator.normal(size=600)
+    error = np.sqrt(metrics.delong_variance(labels, scores, patients=patients))
+    drawn = metrics.bootstrap_interval(labels, scores, patients, draws=10_000, seed=2).standard_error
+    assert error == pytest.approx(drawn, rel=0.05)
+    assert np.sqrt(metrics.delong_variance(labels, scores)) > 1.2 * drawn  # the patients' levels cancel
+
+
+def test_delong_rejects_a_true_null_as_often_as_it_says():
+    """Two equally good models, views and models correlated: 5 % of 3,000 tests, Monte Carlo error 0.4 %."""
+    by_patient, by_image = [], []
+    for seed in range(3000):
+        generator = np.random.default_rng(seed)
+        labels, scores, patients = two_views(generator, patients=100)
+        noise = np.repeat(generator.normal(size=(2, 100)), 2, axis=1)
+        first, second = (metrics.logit(scores) + row for row in noise)
+        by_patient.append(metrics.delong_test(labels, first, second, patients=patients).p_value)
+        by_image.append(metrics.delong_test(labels, first, second).p_value)
+    assert np.mean(np.array(by_patient) < 0.05) == pytest.approx(0.05, abs=0.012)
+    assert np.mean(np.array(by_image) < 0.05) > 0.1  # what ignoring the patients would do
+
+
+# ------------------------------------------------------- many tests, one table
+def test_holm_gives_the_published_example():
+    # R: p.adjust(c(0.01, 0.02, 0.03, 0.04), "holm"), and Holm's ordering on a shuffled set
+    assert metrics.holm([0.01, 0.02, 0.03, 0.04]) == pytest.approx([0.04, 0.06, 0.06, 0.06])
+    assert metrics.holm([0.04, 0.005, 0.9, 0.01]) == pytest.approx([0.08, 0.02, 0.9, 0.03])
+    assert metrics.holm([0.6, 0.7]).tolist() == [1, 1]
+    assert metrics.holm([np.nan, 0.02, 0.5])[1:] == pytest.approx([0.04, 0.5])
+    assert np.isnan(metrics.holm([np.nan])[0])
+    assert metrics.holm([]).shape == (0,)
+
+
+def test_paired_differences_table(example):
+    labels, scores, patients = example
+    generator = np.random.default_rng(0)
+    models = {"good": scores, "noise": generator.uniform(size=len(labels)), "same": scores**3}
+    table = metrics.paired_differences(labels, models, patients, pairs=[("good", "noise"), ("good", "same")], draws=300)
+    assert table.columns.tolist() == ["model_a", "model_b", "delta_auc", "low", "high", "p_delong", "p_holm"]
+    assert table.delta_auc[0] == pytest.approx(metrics.auc(labels, scores) - metrics.auc(labels, models["noise"]))
+    assert table.low[0] > 0
+    assert table.p_holm[0] == pytest.approx(2 * table.p_delong[0])
+    assert (table.delta_auc[1], table.p_holm[1]) == (0, 1)
+
+
+def test_permutation_test_equals_scipy():
+    generator = np.random.default_rng(6)
+    labels = np.array([0] * 20 + [1] * 15)
+    scores = np.round(labels * 0.5 + generator.normal(size=35), 1)
+    exact = stats.permutation_test(
+        (scores[labels == 1], scores[labels == 0]),
+        lambda one, zero, axis: stats.mannwhitneyu(one, zero, axis=axis).statistic,
+        vectorized=True, alternative="greater", n_resamples=9999, rng=0,
+    ).pvalue  # fmt: skip
+    assert metrics.permutation_p_value(labels, scores, draws=9999) == pytest.approx(exact, abs=0.01)
+    assert metrics.permutation_p_value(labels, labels.astype(float), draws=99) == 0.01
+
+
+def test_permutation_of_whole_groups_is_calibrated_and_rows_are_not():
+    """No difference between the classes, but images of a group alike: only groups may be exchanged."""
+    by_group, by_row = [], []
+    for seed in range(400):
+        labels, scores, patients = two_views(np.random.default_rng(seed), patients=40, shift=0.0, resemblance=1.0)
+        by_group.append(metrics.permutation_p_value(labels, scores, draws=199, seed=seed, groups=patients))
+        by_row.append(metrics.permutation_p_value(labels, scores, draws=199, seed=seed))
+    assert np.mean(np.array(by_group) <= 0.05) == pytest.approx(0.05, abs=0.03)
+    assert np.mean(np.array(by_row) <= 0.05) > 0.09
+    with pytest.raises(ValueError, match="both classes"):
+        metrics.permutation_p_value([0, 1, 0], [0.1, 0.2, 0.3], groups=["a", "a", "b"])
+
+
+# ------------------------------------------------------------ cases, subgroups
+def test_cases_average_the_views_of_a_side():
+    predictions = pd.DataFrame(
+        {
+            "patient_id": ["P1", "P1", "P1", "P2", "P2"],
+            "side": ["LEFT", "LEFT", "RIGHT", "", np.nan],
+            "label": [0, 1, 0, 0, 0],
+            "score": [0.2, 0.6, 0.9, 0.1, 0.3],
+        }
+    )
+    cases = metrics.case_table(predictions)
+    assert cases.to_dict("list") == {
+        "patient_id": ["P1", "P1", "P2"],
+        "side": ["LEFT", "RIGHT", ""],
+        "label": [1, 0, 0],
+        "score": pytest.approx([0.4, 0.9, 0.2]),
+    }
+
+
+def test_averaging_views_raises_the_auc():
+    labels, scores, patients = two_views(np.random.default_rng(0), patients=4000, resemblance=0.2)
+    cases = metrics.case_table(pd.DataFrame({"patient_id": patients, "side": "L", "label": labels, "score": scores}))
+    assert metrics.auc(cases.label, cases.score) > metrics.auc(labels, scores) + 0.02
+
+
+def test_subgroups(example):
+    labels, scores, patients = example
+    images = [f"image_{i}" for i in range(len(labels))]
+    predictions = pd.DataFrame({"image_id": images, "patient_id": patients, "label": labels, "score": scores})
+    view = np.where(np.arange(len(labels)) % 2, "CC", "")
+    density = np.where(labels == 1, "1", "2")
+    manifest = pd.DataFrame({"image_id": images, "view": view, "breast_density": density, "label": labels})
+    table = metrics.subgroup_table(predictions, manifest[::-1], threshold=0.5, draws=100)
+    assert list(zip(table.column, table.group, strict=True)) == [
+        ("all", "all"), ("breast_density", "1"), ("breast_density", "2"), ("view", "CC"), ("view", "unknown"),
+    ]  # fmt: skip
+    assert table.n.tolist() == [240, 120, 120, 120, 120]
+    assert table.n_patients.tolist() == [120, 60, 60, 120, 120]
+    assert table.auc[0] == pytest.approx(metrics.auc(labels, scores))
+    assert table.auc[3] == pytest.approx(metrics.auc(labels[view == "CC"], scores[view == "CC"]))
+    assert table.auc[1:3].isna().all()
+    assert table.sensitivity[1] == pytest.approx(np.mean(scores[labels == 1] >= 0.5))
+    with pytest.raises(ValueError, match="2 predictions belong to no image"):
+        metrics.subgroup_table(predictions, manifest[2:], threshold=0.5, draws=10)
+
+
+# ----------------------------------------------------------------- properties
+@st.composite
+def scored(draw):
+    n = draw(st.integers(2, 40))
+    labels = draw(arrays(int, n, elements=st.integers(0, 1)))
+    labels[:2] = 0, 1
+    steps = draw(arrays(int, n, elements=st.integers(0, 20)))  # few distinct scores, so ties are common
+    return labels, steps / 20
+
+
+@settings(max_examples=150, deadline=None)
+@given(scored())
+def test_auc_properties(example):
+    labels, scores = example
+    value = metrics.auc(labels, scores)
+    assert 0 <= value <= 1
+    assert metrics.auc(labels, scores**3 * 7 - 2) == pytest.approx(value)
+    assert metrics.auc(labels, -scores) == pytest.approx(1 - value)
+    assert metrics.auc(1 - labels, scores) == pytest.approx(1 - value)
+
+
+@settings(max_examples=80, deadline=None)
+@given(scored())
+def test_bounds_and_brackets(example):
+    labels, scores = example
+    found = metrics.summarise(labels, scores, threshold=metrics.choose_threshold(labels, scores))
+    assert all(0 <= found[name] <= 1 for name in found if name not in ("n", "mcc", "confusion", "threshold"))
+    assert -1 <= found["mcc"] <= 1
+    assert found["balanced_accuracy"] >= 0.5 - 1e-12
+    interval = metrics.bootstrap_interval(labels, scores, np.arange(len(labels)) // 2, draws=50)
+    assert np.isnan(interval.low) or 0 <= interval.low <= interval.value <= interval.high <= 1
+    variance = metrics.delong_variance(labels, scores)
+    assert np.isnan(variance) or variance >= -1e-15
+    curve = metrics.reliability_curve(labels, scores)
+    assert curve["count"].sum() == len(labels)
+    assert np.average(curve.observed, weights=curve["count"]) == pytest.approx(labels.mean())
+
+
+@settings(max_examples=100, deadline=None)
+@given(arrays(float, st.integers(0, 12), elements=st.floats(0, 1)))
+def test_holm_properties(p_values):
+    adjusted = metrics.holm(p_values)
+    assert (adjusted >= p_values).all()
+    assert (adjusted <= 1).all()
+    assert (adjusted <= np.minimum(p_values * max(len(p_values), 1), 1) + 1e-12).all()
+    assert (np.diff(adjusted[np.argsort(p_values)]) >= -1e-12).all()
