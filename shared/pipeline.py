@@ -1,0 +1,612 @@
+"""The runner: the notebooks in order, headless, resumable, with a record in `run.json`. No TensorFlow here."""
+
+import ast
+import contextlib
+import difflib
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from shared import __version__, artifacts, execution
+from shared.config import PROFILES, project_root, resolve_settings
+from shared.schema import DataError, UsageError
+
+RECORD_FILE = "run.json"
+LOCK_FILE = ".lock"
+NOTEBOOK_PATTERN = "[0-9][0-9]_*.ipynb"
+OPTION_PARAMETERS = ("DATASET", "DATA_DIR", "RUN_DIR", "PROFILE", "WEIGHTS")
+WEIGHTS_WORDS = ("", "imagenet", "demo", "none")
+OUTPUT_FOLDERS = ("data", "models", "results")
+RESULTS_ROOM = 300 * 2**20  # bytes that models, figures, notebooks and tables take, generously
+PACKAGES = (
+    "tensorflow", "keras", "numpy", "pandas", "scipy", "scikit-learn", "opencv-python-headless", "pillow", "pydicom",
+    "matplotlib", "joblib", "papermill", "nbconvert", "ipykernel",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line gave; None where it gave nothing."""
+
+    dataset: str | None = None
+    data_dir: str | None = None
+    profile: str | None = None
+    run_dir: str | None = None
+    weights: str | None = None
+    only: tuple[str, ...] = ()
+    parameters: tuple[tuple[str, str], ...] = ()  # (NAME, VALUE) as typed
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One notebook of the series and what is injected into it."""
+
+    name: str  # "03_simple_cnn"
+    path: Path
+    code: tuple[str, ...]
+    defaults: dict
+    parameters: dict
+
+
+# ------------------------------------------------------------------- the run
+def run_series(options, *, notebooks_dir=None, say=print):
+    """Run the series, or what of it has changed since the last time, and return the run directory.
+
+    Args:
+        options: RunOptions.
+        notebooks_dir: where the notebooks are; default: the project's own.
+        say: called with each line for the user.
+    Returns:
+        pathlib.Path: the run directory.
+    Raises:
+        UsageError, DataError: nothing was run, or a notebook met unusable data (exit status 2).
+        execution.NotebookError: a cell failed (exit status 1).
+    """
+    stages = plan(options, notebooks_dir=notebooks_dir)
+    settings = _settings(stages)
+    weights = check_weights(settings.weights)
+    dataset = dataset_fingerprint(settings)
+    ensure_run_dir(settings.run_dir)
+    with locked(settings.run_dir):
+        record = open_record(settings, stages, dataset)
+        basis = {"dataset": dataset["fingerprint"], "shared": _hash_sources(), "weights": weights}
+        basis["packages"] = record["packages"]
+        if all(_is_done(record, stage, basis, settings.run_dir) for stage in stages) and not options.force:
+            say(f"nothing has changed: {len(stages)} notebooks were done before (--force runs them again)")
+        else:
+            check_data(settings)
+            _remove_leftovers(settings.run_dir)
+            _run_stages(record, stages, basis, settings.run_dir, force=options.force, say=say)
+        finish(record, settings.run_dir, say=say)
+    return settings.run_dir
+
+
+def plan(options, *, notebooks_dir=None):
+    """Find the notebooks, select them, and work out the parameters of each.
+
+    A parameter goes only into the notebooks that declare it.
+
+    Returns:
+        list of Stage, in order.
+    Raises:
+        UsageError: an unknown notebook or parameter, a value of another type, an option given twice.
+    """
+    folder = Path(notebooks_dir or project_root() / "notebooks")
+    paths = _select(sorted(folder.glob(NOTEBOOK_PATTERN)), options.only, folder)
+    notebooks = {path: execution.read_notebook(path) for path in paths}
+    defaults = {path: execution.default_parameters(notebook) for path, notebook in notebooks.items()}
+    given = parse_parameters(options.parameters, defaults.values())
+    injected = _with_options(options, given)
+    stages = []
+    for path in paths:
+        own = {name: value for name, value in injected.items() if name in defaults[path]}
+        stages.append(Stage(path.stem, path, tuple(execution.code_of(notebooks[path])), defaults[path], own))
+    return stages
+
+
+def parse_parameters(pairs, declared):
+    """Turn (NAME, text) pairs into typed values by the defaults that notebooks declare.
+
+    Args:
+        pairs: (NAME, VALUE) as typed by the user.
+        declared: one {NAME: default} for each selected notebook.
+    Returns:
+        dict {NAME: value}
+    Raises:
+        UsageError: a name that no notebook declares (the nearest one is named), a wrong type, a name given twice.
+    """
+    known = {}
+    for defaults in declared:
+        known.update(defaults)
+    values = {}
+    for name, text in pairs:
+        if name not in known:
+            near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known) or 'none'}"
+            raise UsageError(f"-p {name}: no selected notebook has this parameter; {hint}")
+        if name in values:
+            raise UsageError(f"-p {name} is given twice")
+        values[name] = _parse_value(name, text, known[name])
+    return values
+
+
+def _parse_value(name, text, default):
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = text
+    if isinstance(default, str):
+        value = value if isinstance(value, str) else text
+    elif isinstance(default, float) and type(value) is int:
+        value = float(value)
+    elif isinstance(default, list) and isinstance(value, tuple):
+        value = list(value)
+    if default is not None and type(value) is not type(default):
+        raise UsageError(f"-p {name}: {text!r} is not of type {type(default).__name__}, e.g. {default!r}")
+    if isinstance(default, list) and default and any(type(item) is not type(default[0]) for item in value):
+        raise UsageError(f"-p {name}: {text!r} must hold {type(default[0]).__name__} values only, e.g. {default!r}")
+    if isinstance(default, str) and value and name.endswith("_DIR") and name != "RUN_DIR":
+        value = str(Path(value).expanduser().resolve())
+    return value
+
+
+def _with_options(options, given):
+    """Merge --dataset … with -p DATASET …, fill in what both leave open, and make paths absolute."""
+    merged = dict(given)
+    for name in OPTION_PARAMETERS:
+        value = getattr(options, name.lower())
+        if value is not None and name in given:
+            raise UsageError(f"{name} is given twice: by --{name.lower().replace('_', '-')} and by -p")
+        if value is not None:
+            merged[name] = value
+    dataset = merged.setdefault("DATASET", "demo")
+    profile = merged.setdefault("PROFILE", "demo" if dataset == "demo" else "full")
+    if profile not in PROFILES:
+        raise UsageError(f"--profile: {profile!r} is not one of {', '.join(PROFILES)}")
+    if merged.get("DATA_DIR"):
+        merged["DATA_DIR"] = str(Path(merged["DATA_DIR"]).expanduser().resolve())
+    elif dataset != "demo":
+        raise UsageError(f"--dataset {dataset} needs --data-dir, the folder that holds it")
+    if "WEIGHTS" in merged:
+        merged["WEIGHTS"] = _absolute_weights(merged["WEIGHTS"])
+    merged["RUN_DIR"] = str(_run_dir(merged.get("RUN_DIR"), dataset))
+    return merged
+
+
+def _run_dir(given, dataset):
+    """A directory that was typed is relative to where it was typed; the default is relative to the project."""
+    if given:
+        return Path(given).expanduser().resolve()
+    return (project_root() / (os.environ.get("MAMMO_RUN_DIR") or f"runs/{dataset}")).resolve()
+
+
+def _absolute_weights(value):
+    if value in WEIGHTS_WORDS:
+        return value
+    parts = []
+    for part in value.split(","):
+        backbone, equals, path = part.rpartition("=")
+        parts.append(f"{backbone}{equals}{Path(path).expanduser().resolve()}")
+    return ",".join(parts)
+
+
+def _select(paths, only, folder):
+    if not paths:
+        raise UsageError(f"{folder}: no notebooks ({NOTEBOOK_PATTERN}) there")
+    if not only:
+        return paths
+    chosen = []
+    for word in only:
+        found = [path for path in paths if path.stem == Path(word).stem or path.name[:2] == word.zfill(2)]
+        if not found:
+            raise UsageError(f"--only {word}: no such notebook; there are {', '.join(path.stem for path in paths)}")
+        chosen += found
+    return [path for path in paths if path in chosen]
+
+
+def _settings(stages):
+    """Resolve the parameters as the notebooks will, so that a wrong value ends the run before it starts."""
+    parameters = {}
+    for stage in stages:
+        parameters.update({**stage.defaults, **stage.parameters})
+    with _without_environment("MAMMO_RUN_DIR"):
+        return resolve_settings(parameters)
+
+
+@contextlib.contextmanager
+def _without_environment(name):
+    value = os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[name] = value
+
+
+# ----------------------------------------------------- checks before the run
+def check_data(settings):
+    """Read what the data set says of itself, and compare its size with the room on the disk.
+
+    Raises:
+        DataError: the data set cannot be used, or the image store would not fit.
+    """
+    images = 0
+    if settings.data_dir is not None or settings.dataset != "demo":
+        from shared import datasets
+
+        dataset = datasets.load(settings.dataset, settings.data_dir, task=settings.task, input=settings.input)
+        images = len(dataset.manifest)
+        if not images:
+            raise DataError(f"{settings.data_dir}: no images of data set {settings.dataset!r} found")
+    store = 2 * images * settings.image_size**2  # images and masks, one byte a pixel
+    needed, free = store + RESULTS_ROOM, shutil.disk_usage(settings.run_dir).free
+    if free < needed:
+        raise DataError(
+            f"{settings.run_dir}: {free / 2**20:,.0f} MB free, the image store and the results need "
+            f"{needed / 2**20:,.0f} MB; free some space or give another --run-dir"
+        )
+
+
+def check_weights(weights):
+    """Check a WEIGHTS value without TensorFlow and return what identifies the files it names.
+
+    Args:
+        weights: imagenet, demo, none, a path, or backbone=path[,backbone=path].
+    Returns:
+        list of (name, size, time of change).
+    Raises:
+        UsageError: a file that is not there or not a Keras weights file.
+    """
+    if weights in WEIGHTS_WORDS:
+        return []
+    found = []
+    for part in weights.split(","):
+        path = Path(part.rpartition("=")[2])
+        if not path.is_file():
+            words = ", ".join(filter(None, WEIGHTS_WORDS))
+            raise UsageError(f"--weights {part}: no such file; give {words}, a Keras weights file, or backbone=file")
+        with path.open("rb") as file:
+            if file.read(8) != b"\x89HDF\r\n\x1a\n":
+                raise UsageError(f"--weights {path}: not an HDF5 file; Keras writes weights as .weights.h5")
+        stat = path.stat()
+        found.append([str(path), stat.st_size, stat.st_mtime_ns])
+    return found
+
+
+def ensure_run_dir(run_dir):
+    """Make the run directory; raises UsageError where it cannot be made or written."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        probe = run_dir / f".part-probe-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(f"{run_dir}: cannot write there ({error.strerror}); give another --run-dir") from None
+
+
+@contextlib.contextmanager
+def locked(run_dir):
+    """Hold the run directory for this process; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        UsageError: another run holds it.
+    """
+    handle = os.open(Path(run_dir) / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            _lock_file(handle)
+        except OSError:
+            holder = os.pread(handle, 20, 0).decode(errors="replace").strip() if hasattr(os, "pread") else ""
+            raise UsageError(
+                f"{run_dir}: another run is going on there{f' (process {holder})' if holder else ''}; "
+                "wait for it or give another --run-dir"
+            ) from None
+        os.truncate(handle, 0)
+        os.write(handle, str(os.getpid()).encode())
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock_file(handle):
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+# ------------------------------------------------------- what decides a rerun
+def dataset_fingerprint(settings):
+    """Describe the data set by the names, sizes and times of change of its files.
+
+    Returns:
+        dict with `name`, `data_dir`, `files`, `bytes` and `fingerprint` (SHA-256). The demo data follow from the seed
+        and the package, so there is nothing to look at.
+    Raises:
+        DataError: the data directory is not there.
+    """
+    fact = {"name": settings.dataset, "data_dir": None, "files": None, "bytes": None}
+    if settings.data_dir is None:
+        return {**fact, "fingerprint": f"generated, seed {settings.seed}"}
+    if not settings.data_dir.is_dir():
+        raise DataError(f"{settings.data_dir}: no such directory; --data-dir is the folder that holds the data set")
+    digest, files, size = hashlib.sha256(), 0, 0
+    entries = _walk(settings.data_dir, without=settings.run_dir)
+    for entry in sorted(entries, key=lambda entry: entry.path):
+        stat = entry.stat()
+        digest.update(f"{entry.path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
+        files, size = files + 1, size + stat.st_size
+    return {
+        **fact, "data_dir": settings.data_dir.as_posix(), "files": files, "bytes": size, "fingerprint": digest.hexdigest()
+    }  # fmt: skip
+
+
+def _walk(folder, *, without):
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                if Path(entry.path) != without:
+                    yield from _walk(entry.path, without=without)
+            elif entry.is_file():
+                yield entry
+
+
+def _hash_sources():
+    digest, folder = hashlib.sha256(), Path(__file__).parent
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def stage_key(stage, basis, record):
+    """Return the SHA-256 of all that decides whether a stage's results still hold.
+
+    Notebook code, parameters, data, package sources, weights, versions, and the keys of the earlier stages that are
+    done: what they left behind is this stage's input.
+    """
+    earlier = {
+        name: entry["key"]
+        for name, entry in record["stages"].items()
+        if name < stage.name and entry["status"] == "done"
+    }
+    parameters = {name: value for name, value in stage.parameters.items() if name != "RUN_DIR"}
+    content = json.dumps([stage.code, parameters, basis, sorted(earlier.items())], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _is_done(record, stage, basis, run_dir):
+    entry = record["stages"].get(stage.name)
+    return (
+        entry is not None
+        and entry["status"] == "done"
+        and entry["key"] == stage_key(stage, basis, record)
+        and all((run_dir / output).is_file() for output in entry["outputs"])
+    )
+
+
+# ---------------------------------------------------------------- the record
+def open_record(settings, stages, dataset):
+    """Start the record of this run from the one that is there.
+
+    Raises:
+        UsageError: the directory holds a run on another data set.
+    """
+    path = settings.run_dir / RECORD_FILE
+    before = _read_record(path)
+    name = before.get("dataset", {}).get("name", dataset["name"])
+    if name != dataset["name"]:
+        raise UsageError(f"{settings.run_dir}: holds a run on {name!r}; give another --run-dir for {dataset['name']!r}")
+    parameters = {}
+    for stage in stages:
+        parameters.update({**stage.defaults, **stage.parameters})
+    return {
+        "status": "running",
+        "started": _now(),
+        "finished": None,
+        "version": __version__,
+        "parameters": parameters,
+        "settings": settings.as_dict(),
+        "seeds": {"SEED": settings.seed, "SEEDS": list(settings.seeds)},
+        "dataset": dataset,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "packages": package_versions(),
+        "git": git_state(),
+        "peak_memory_mb": None,
+        "seconds": None,
+        "stages": before.get("stages", {}),
+    }
+
+
+def _read_record(path):
+    try:
+        record = artifacts.read_json(path)
+    except FileNotFoundError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def package_versions(names=PACKAGES):
+    """Return {package: installed version}, None where it is not installed."""
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+def git_state(folder=None):
+    """Return {"commit": hash, "dirty": bool} of the project, or None outside a git clone."""
+    folder = folder or project_root()
+    try:
+        commit = _git(folder, "rev-parse", "HEAD").strip()
+        return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain").strip())}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder, *arguments):
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+
+
+def _save_record(record, run_dir):
+    stages = record["stages"].values()
+    record["seconds"] = round(sum(entry.get("seconds") or 0 for entry in stages), 2)
+    record["peak_memory_mb"] = max((entry.get("peak_memory_mb") or 0 for entry in stages), default=0)
+    artifacts.write_json(run_dir / RECORD_FILE, record)
+
+
+def _now():
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+# ---------------------------------------------------------------- the stages
+def _run_stages(record, stages, basis, run_dir, *, force, say):
+    clock = {name: entry.get("seconds") for name, entry in record["stages"].items()}
+    for number, stage in enumerate(stages, start=1):
+        label = f"[{number}/{len(stages)}] {stage.name}"
+        if not force and _is_done(record, stage, basis, run_dir):
+            say(f"{label}: unchanged, not run again")
+            continue
+        earlier = record["stages"].get(stage.name, {}).get("outputs", [])
+        entry = {"status": "running", "key": stage_key(stage, basis, record), "started": _now(), "outputs": earlier}
+        record["stages"][stage.name] = entry
+        record["stages"] = dict(sorted(record["stages"].items()))
+        _save_record(record, run_dir)
+        if not sys.stderr.isatty():
+            say(f"{label}: running …")
+        try:
+            _run_stage(stage, entry, run_dir, label)
+        except BaseException as error:
+            entry.update(status="failed", error=str(error) or "interrupted")
+            record.update(status="failed", finished=_now())
+            _save_record(record, run_dir)
+            raise
+        clock[stage.name] = entry["seconds"]
+        _save_record(record, run_dir)
+        left = _time_left(clock, [later.name for later in stages[number:]])
+        say(f"{label}: {entry['seconds']:.0f} s{left}")
+
+
+def _run_stage(stage, entry, run_dir, label):
+    before = _files(run_dir)
+    copy = run_dir / "notebooks" / stage.path.name
+    bar = {"desc": label, "leave": False, "bar_format": "{desc} {bar:20} cell {n}/{total} [{elapsed}<{remaining}]"}
+    taken = execution.execute_copy(
+        stage.path,
+        copy,
+        stage.parameters,
+        cwd=project_root(),
+        run_dir=run_dir,
+        progress=bar if sys.stderr.isatty() else None,
+    )
+    page = execution.write_html(copy)
+    after = _files(run_dir)
+    made = {name for name, stamp in after.items() if before.get(name) != stamp}
+    kept = after.keys() & set(entry["outputs"])  # made by an earlier run of this stage, found good by this one
+    copies = {path.relative_to(run_dir).as_posix() for path in (copy, page)}
+    entry.update(
+        status="done",
+        seconds=taken.seconds,
+        peak_memory_mb=taken.peak_memory_mb,
+        finished=_now(),
+        outputs=sorted(copies | made | kept),
+    )
+
+
+def _files(run_dir):
+    """Stamp the files that stages make: all below models and results, and those directly in data."""
+    found = {}
+    for folder in OUTPUT_FOLDERS:
+        pattern = "*" if folder == "data" else "**/*"
+        for path in (run_dir / folder).glob(pattern):
+            if path.is_file() and not path.name.startswith("."):
+                stat = path.stat()
+                found[path.relative_to(run_dir).as_posix()] = (stat.st_mtime_ns, stat.st_size)
+    return found
+
+
+def _time_left(clock, names):
+    """Say how long the rest may take: by the last run where there was one, else by the notebooks so far."""
+    if not names:
+        return ""
+    known = [seconds for seconds in clock.values() if seconds]
+    usual = sum(known) / len(known) if known else 0
+    left = sum(clock.get(name) or usual for name in names)
+    return f", about {left:.0f} s left" if left < 90 else f", about {left / 60:.0f} min left"
+
+
+def _remove_leftovers(run_dir):
+    for path in run_dir.rglob(".part-*"):
+        path.unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------- the end
+def finish(record, run_dir, *, say=print):
+    """Close the record, write index.html, and show the comparison table and where the page is."""
+    record.update(status="done", finished=_now())
+    _save_record(record, run_dir)
+    table = _renewed_table(run_dir)
+    if len(table):
+        say("")
+        say(format_table(table))
+    say("")
+    say(f"open {_write_report(run_dir)}")
+
+
+def format_table(table):
+    """Return the comparison table's main columns as text."""
+    shown = table[["model", "weights", "n_test", "auc", "auc_low", "auc_high", "case_auc", "balanced_accuracy"]]
+    shown = shown.assign(
+        weights=shown.weights.fillna(""),
+        auc=[f"{row.auc:.3f} [{row.auc_low:.3f}–{row.auc_high:.3f}]" for row in shown.itertuples()],
+    ).drop(columns=["auc_low", "auc_high"])
+    return shown.rename(columns={"auc": "test AUC [95 %]"}).to_string(index=False, float_format="%.3f")
+
+
+def _renewed_table(run_dir):
+    """Scores on another split than the manifest's leave the table here, where the last notebook did not see to it."""
+    if (run_dir / "data/manifest.csv").exists():
+        artifacts.renew_table(run_dir)
+    return artifacts.load_table(run_dir)
+
+
+def _write_report(run_dir):
+    from shared import report
+
+    return report.write_index(run_dir)
+
+
+# ------------------------------------------------- the committed notebooks
+def renew_notebooks(names=(), *, say=print):
+    """Execute the committed notebooks on the demo data, in order, and store their cleaned outputs.
+
+    Args:
+        names: as `--only`; none means all.
+    """
+    folder, run_dir = project_root() / "notebooks", project_root() / "runs/notebooks"
+    paths = _select(sorted(folder.glob(NOTEBOOK_PATTERN)), tuple(names), folder)
+    if not names:
+        shutil.rmtree(run_dir, ignore_errors=True)
+    for path in paths:
+        taken = execution.execute_in_place(path, run_dir=run_dir)
+        say(f"{path.stem}: {taken.seconds:.0f} s, {taken.peak_memory_mb:,.0f} MB")

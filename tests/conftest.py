@@ -1,0 +1,66 @@
+"""Fixtures that more than one test file needs."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+for _name in ("TF_CPP_MIN_LOG_LEVEL",):  # quiet child processes, too
+    os.environ.setdefault(_name, "3")
+
+PARAMETERS = """
+DATASET: str = "demo"  # data set
+DATA_DIR: str = ""  # its folder
+RUN_DIR: str = ""  # results
+PROFILE: str = "demo"  # demo or full
+WEIGHTS: str = "demo"  # weights
+EPOCHS: int = 0  # at most
+LEARNING_RATE: float = 0.0  # step
+SEEDS: list = [0, 1]  # one training each
+SEED: int = 0  # splits
+TASK: str = "malignant"  # question
+""".strip()
+
+
+@pytest.fixture(scope="session")
+def root():
+    """The project's folder."""
+    return ROOT
+
+
+@pytest.fixture
+def write_notebook(tmp_path):
+    """A function that writes a small notebook: write_notebook("01_first", "code", ...) -> its path."""
+
+    def write(name, *sources, parameters=PARAMETERS, folder=None):
+        folder = Path(folder or tmp_path / "notebooks")
+        folder.mkdir(parents=True, exist_ok=True)
+        cells = [{"cell_type": "markdown", "id": "title", "metadata": {}, "source": f"# {name}"}]
+        codes = [(parameters, ["parameters"])] * bool(parameters) + [(source, []) for source in sources]
+        for number, (source, tags) in enumerate(codes):
+            cells.append(
+                {
+                    "cell_type": "code",
+                    "id": f"cell-{number}",
+                    "metadata": {"tags": tags} if tags else {},
+                    "source": source,
+                    "execution_count": None,
+                    "outputs": [],
+                }
+            )
+        kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+        path = folder / f"{name}.ipynb"
+        content = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+        path.write_text(json.dumps(content), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def clean_environment(monkeypatch):
+    """No MAMMO_RUN_DIR from outside."""
+    monkeypatch.delenv("MAMMO_RUN_DIR", raising=False)
