@@ -10,14 +10,13 @@ import os
 import time
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import keras
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from shared import artifacts, input_pipeline, models
+from shared import artifacts, input_pipeline
 
 ROWS_A_STEP = 64
 
