@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from shared import datasets
+from shared import datasets, demo_data
 from shared.datasets import ddsm_tfrecord, mini_mias
 from shared.schema import MANIFEST_COLUMNS, DataError, UsageError
 
@@ -637,3 +637,15 @@ def test_real_png_npz():
     assert manifest.patient_id[manifest.label == 1].nunique() == 691
     assert manifest.patient_id[manifest.label == 0].nunique() == 94
     assert {dataset.read_image(path).shape for path in manifest.image_path[::50]} == {(128, 128)}
+
+
+# ----------------------------------------------------------------- demo data
+@pytest.mark.parametrize("name", OTHER_LAYOUTS)
+def test_the_embedded_data_set_is_read_back_in_every_layout(name, tmp_path):
+    demo_data.write_demo_data(tmp_path / "demo", layout=name, patients=8, n_jobs=1, progress=False)
+    for task in ("original", "malignant") if name == "png-npz" else ("malignant",):
+        dataset = datasets.load(name, tmp_path / "demo", task=task)
+        _check_contract(dataset)
+        used = dataset.manifest[dataset.manifest.split == ""]
+        assert set(used.label) == {0, 1}
+        assert len(used) >= 5

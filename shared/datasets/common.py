@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 
+from shared import images
 from shared.schema import EXCLUDED, MANIFEST_COLUMNS, UsageError
 
 SUBTYPES = (
@@ -54,6 +55,11 @@ def check_task(name, task, tasks):
     """Raise UsageError where the layout `name` cannot answer `task`."""
     if task not in tasks:
         raise UsageError(f"TASK {task!r}: the layout {name!r} has no such labels; choose {' or '.join(tasks)}")
+
+
+def image_reader(data_dir):
+    """Return a function (image_path, min_side=None) → grey plane, for layouts with one image a file."""
+    return lambda path, min_side=None: images.read_grey(images.inside(data_dir, path), min_side=min_side)
 
 
 def patient_from_name(name):

@@ -77,7 +77,7 @@ def load(data_dir, *, task="malignant", input="crop"):
         data_dir=data_dir,
         manifest=build_manifest(rows, source=NAME),
         class_names=("normal", "abnormal") if task == "abnormal" else ("benign", "malignant"),
-        read_image=lambda image_path: _read_image(data_dir, image_path),
+        read_image=lambda image_path, min_side=None: _read_image(data_dir, image_path),
         read_mask=None,
         notes=_notes(records, held_out, task),
     )

@@ -1,8 +1,7 @@
 """Reader of class folders of arrays: `cancer/*.npz` and `non_cancer/*.npz`, normalised or not (one array a file)."""
 
-from shared import images
 from shared.datasets import Dataset
-from shared.datasets.common import build_manifest, check_task, patient_from_name, side_and_view
+from shared.datasets.common import build_manifest, check_task, image_reader, patient_from_name, side_and_view
 from shared.schema import DataError
 
 NAME = "npz"
@@ -38,7 +37,7 @@ def load(data_dir, *, task="malignant", input="crop"):
         data_dir=data_dir,
         manifest=build_manifest(rows, source=NAME),
         class_names=tuple(" / ".join(f.name for f, label in labels.items() if label == value) for value in (0, 1)),
-        read_image=lambda image_path: images.read_grey(images.inside(data_dir, image_path)),
+        read_image=image_reader(data_dir),
         notes=_notes(rows),
     )
 

@@ -10,9 +10,8 @@ original is its pair and belongs to the same patient.
 
 import re
 
-from shared import images
 from shared.datasets import Dataset
-from shared.datasets.common import build_manifest, check_task, patient_from_name, side_and_view
+from shared.datasets.common import build_manifest, check_task, image_reader, patient_from_name, side_and_view
 from shared.schema import DataError
 
 NAME = "png-npz"
@@ -53,7 +52,7 @@ def load(data_dir, *, task="malignant", input="crop"):
         data_dir=data_dir,
         manifest=build_manifest(rows, source=NAME),
         class_names=("synthetic", "original") if task == "original" else ("benign", "malignant"),
-        read_image=lambda image_path: images.read_grey(images.inside(data_dir, image_path)),
+        read_image=image_reader(data_dir),
         notes=_notes(originals, synthetic, task),
     )
 
