@@ -1,4 +1,4 @@
-"""Run one notebook: headless with parameters into a copy, or in place to renew its stored outputs. No TensorFlow here."""
+"""Run one notebook: with parameters into a copy, or in place to renew its stored outputs. No TensorFlow here."""
 
 import ast
 import contextlib

@@ -11,7 +11,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +25,6 @@ NOTEBOOK_PATTERN = "[0-9][0-9]_*.ipynb"
 OPTION_PARAMETERS = ("DATASET", "DATA_DIR", "RUN_DIR", "PROFILE", "WEIGHTS")
 WEIGHTS_WORDS = ("", "imagenet", "demo", "none")
 OUTPUT_FOLDERS = ("data", "models", "results")
-RESULTS_ROOM = 300 * 2**20  # bytes that models, figures, notebooks and tables take, generously
 PACKAGES = (
     "tensorflow", "keras", "numpy", "pandas", "scipy", "scikit-learn", "opencv-python-headless", "pillow", "pydicom",
     "matplotlib", "joblib", "papermill", "nbconvert", "ipykernel",
@@ -74,17 +72,16 @@ def run_series(options, *, notebooks_dir=None, say=print):
     """
     stages = plan(options, notebooks_dir=notebooks_dir)
     settings = _settings(stages)
-    weights = check_weights(settings.weights)
+    weights = weights_fingerprint(settings.weights)
     dataset = dataset_fingerprint(settings)
-    ensure_run_dir(settings.run_dir)
-    with locked(settings.run_dir):
+    with run_directory(settings.run_dir):
         record = open_record(settings, stages, dataset)
         basis = {"dataset": dataset["fingerprint"], "shared": _hash_sources(), "weights": weights}
         basis["packages"] = record["packages"]
         if all(_is_done(record, stage, basis, settings.run_dir) for stage in stages) and not options.force:
             say(f"nothing has changed: {len(stages)} notebooks were done before (--force runs them again)")
         else:
-            check_data(settings)
+            check_inputs(settings)
             _remove_leftovers(settings.run_dir)
             _run_stages(record, stages, basis, settings.run_dir, force=options.force, say=say)
         finish(record, settings.run_dir, say=say)
@@ -196,7 +193,8 @@ def _absolute_weights(value):
     parts = []
     for part in value.split(","):
         backbone, equals, path = part.rpartition("=")
-        parts.append(f"{backbone}{equals}{Path(path).expanduser().resolve()}")
+        here = Path(path).expanduser()
+        parts.append(f"{backbone}{equals}{here.resolve() if here.is_file() else path}")
     return ",".join(parts)
 
 
@@ -234,88 +232,69 @@ def _without_environment(name):
 
 
 # ----------------------------------------------------- checks before the run
-def check_data(settings):
-    """Read what the data set says of itself, and compare its size with the room on the disk.
+def weights_fingerprint(weights):
+    """Return [path, size, time of change] of each file that a WEIGHTS value names.
 
     Raises:
-        DataError: the data set cannot be used, or the image store would not fit.
-    """
-    images = 0
-    if settings.data_dir is not None or settings.dataset != "demo":
-        from shared import datasets
-
-        dataset = datasets.load(settings.dataset, settings.data_dir, task=settings.task, input=settings.input)
-        images = len(dataset.manifest)
-        if not images:
-            raise DataError(f"{settings.data_dir}: no images of data set {settings.dataset!r} found")
-    store = 2 * images * settings.image_size**2  # images and masks, one byte a pixel
-    needed, free = store + RESULTS_ROOM, shutil.disk_usage(settings.run_dir).free
-    if free < needed:
-        raise DataError(
-            f"{settings.run_dir}: {free / 2**20:,.0f} MB free, the image store and the results need "
-            f"{needed / 2**20:,.0f} MB; free some space or give another --run-dir"
-        )
-
-
-def check_weights(weights):
-    """Check a WEIGHTS value without TensorFlow and return what identifies the files it names.
-
-    Args:
-        weights: imagenet, demo, none, a path, or backbone=path[,backbone=path].
-    Returns:
-        list of (name, size, time of change).
-    Raises:
-        UsageError: a file that is not there or not a Keras weights file.
+        UsageError: a file that is not there, or an unknown backbone.
     """
     if weights in WEIGHTS_WORDS:
         return []
-    found = []
-    for part in weights.split(","):
-        path = Path(part.rpartition("=")[2])
-        if not path.is_file():
-            words = ", ".join(filter(None, WEIGHTS_WORDS))
-            raise UsageError(f"--weights {part}: no such file; give {words}, a Keras weights file, or backbone=file")
-        with path.open("rb") as file:
-            if file.read(8) != b"\x89HDF\r\n\x1a\n":
-                raise UsageError(f"--weights {path}: not an HDF5 file; Keras writes weights as .weights.h5")
-        stat = path.stat()
-        found.append([str(path), stat.st_size, stat.st_mtime_ns])
-    return found
+    from shared import pretrained
+
+    paths = [pretrained.find_file(value) for value in pretrained.parse_spec(weights).values()]
+    return [[path.as_posix(), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
 
 
-def ensure_run_dir(run_dir):
-    """Make the run directory; raises UsageError where it cannot be made or written."""
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        probe = run_dir / f".part-probe-{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(f"{run_dir}: cannot write there ({error.strerror}); give another --run-dir") from None
+def check_inputs(settings):
+    """Find unusable data or weights before the first notebook does; raises DataError or UsageError."""
+    from shared import preparation, pretrained
+
+    preparation.check(settings)
+    if settings.weights not in WEIGHTS_WORDS:
+        pretrained.check(settings.weights)
 
 
 @contextlib.contextmanager
-def locked(run_dir):
-    """Hold the run directory for this process; the system lets go of it when the process ends, however it ends.
+def run_directory(run_dir):
+    """Make and lock the run directory; one that was made here and stayed empty is removed again.
+
+    Raises:
+        UsageError: it cannot be written, or another run holds it.
+    """
+    is_new = not run_dir.exists()
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        handle = os.open(run_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UsageError(f"{run_dir}: cannot be written ({error.strerror}); give another --run-dir") from None
+    try:
+        with locked(run_dir, handle):
+            yield
+    finally:
+        os.close(handle)
+        if is_new and [path.name for path in run_dir.iterdir()] == [LOCK_FILE]:
+            shutil.rmtree(run_dir)
+
+
+@contextlib.contextmanager
+def locked(run_dir, handle):
+    """Hold an open lock file; the system lets go of it when the process ends, however it ends.
 
     Raises:
         UsageError: another run holds it.
     """
-    handle = os.open(Path(run_dir) / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            _lock_file(handle)
-        except OSError:
-            holder = os.pread(handle, 20, 0).decode(errors="replace").strip() if hasattr(os, "pread") else ""
-            raise UsageError(
-                f"{run_dir}: another run is going on there{f' (process {holder})' if holder else ''}; "
-                "wait for it or give another --run-dir"
-            ) from None
-        os.truncate(handle, 0)
-        os.write(handle, str(os.getpid()).encode())
-        yield
-    finally:
-        os.close(handle)
+        _lock_file(handle)
+    except OSError:
+        holder = os.read(handle, 20).decode(errors="replace").strip()
+        raise UsageError(
+            f"{run_dir}: another run is going on there{f' (process {holder})' if holder else ''}; "
+            "wait for it or give another --run-dir"
+        ) from None
+    os.truncate(handle, 0)
+    os.write(handle, str(os.getpid()).encode())
+    yield
 
 
 def _lock_file(handle):
@@ -350,9 +329,8 @@ def dataset_fingerprint(settings):
         stat = entry.stat()
         digest.update(f"{entry.path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
         files, size = files + 1, size + stat.st_size
-    return {
-        **fact, "data_dir": settings.data_dir.as_posix(), "files": files, "bytes": size, "fingerprint": digest.hexdigest()
-    }  # fmt: skip
+    fact.update(data_dir=settings.data_dir.as_posix(), files=files, bytes=size)
+    return {**fact, "fingerprint": digest.hexdigest()}
 
 
 def _walk(folder, *, without):

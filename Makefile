@@ -1,0 +1,39 @@
+# Every goal makes the virtual environment first where there is none.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+ARGS ?=
+ONLY ?=
+WORKERS ?= 2
+
+.PHONY: run test lab notebooks lint doctor clean
+.DEFAULT_GOAL := run
+
+run: $(STAMP)  ## the whole series on the demo data; make run ARGS="--dataset cbis-ddsm --data-dir DIR"
+	$(PY) -m shared run $(ARGS)
+
+test: $(STAMP)  ## all tests; make test ARGS="-k readers"
+	TF_CPP_MIN_LOG_LEVEL=3 $(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+lab: $(STAMP)  ## JupyterLab on the notebooks
+	$(PY) -m jupyterlab --notebook-dir=. notebooks
+
+notebooks: $(STAMP)  ## run the committed notebooks on the demo data and store their outputs; ONLY="03 07" for some
+	$(PY) -c "import sys; from shared import pipeline; pipeline.renew_notebooks(sys.argv[1:])" $(ONLY)
+
+lint: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+doctor: $(STAMP)
+	$(PY) -m shared doctor
+
+$(STAMP): requirements.txt pyproject.toml
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+clean:  ## what runs and tests have written; not the virtual environment
+	rm -rf runs .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
