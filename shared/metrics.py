@@ -350,6 +350,23 @@ def bootstrap_difference(
     return _interval(first(once)[0] - second(once)[0], samples, level)
 
 
+def bootstrap_means(values, patients, *, draws=DRAWS, seed=0, level=LEVEL) -> list[Interval]:
+    """Give the mean of each column its percentile bootstrap interval, drawing whole patients with replacement.
+
+    Args:
+        values: float (N, M), one row an image; NaN is left out of its column's mean.
+        patients: (N,), any identifier.
+        draws, seed, level: as in `bootstrap_interval`. All columns see the same draws.
+    Returns:
+        one Interval a column.
+    """
+    values = np.asarray(values, dtype=float)
+    compute = _on_means(np.nan_to_num(values), np.isfinite(values))
+    weights = _patient_weights(patients, len(values), draws=draws, seed=seed)
+    samples, value = np.concatenate([compute(chunk) for chunk in weights]), compute(np.ones((1, len(values))))[0]
+    return [_interval(value[column], [samples[:, column]], level) for column in range(values.shape[1])]
+
+
 def roc_band(labels, scores, patients, *, draws=1000, points=101, seed=0, level=LEVEL):
     """Compute a ROC curve and its pointwise bootstrap band by patient, ready to plot.
 

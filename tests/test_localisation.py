@@ -1,0 +1,156 @@
+"""Measures of localisation: on maps and masks whose scores can be counted by hand."""
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
+
+from shared import localisation
+from shared.schema import UsageError
+
+SIDE = 12
+
+
+@pytest.fixture
+def masks():
+    masks = np.zeros((3, SIDE, SIDE), bool)
+    masks[0, 2:6, 2:6] = True
+    masks[1, 0:3, 9:12] = True
+    masks[2, 4:8, 4:8] = True
+    return masks
+
+
+@pytest.fixture
+def noise():
+    return np.random.default_rng(0).random((3, SIDE, SIDE)).astype("float32")
+
+
+def test_the_mask_itself_scores_best(masks):
+    scores = localisation.measure(masks, masks)
+    assert list(scores.columns) == list(localisation.MEASURES)
+    assert (scores.drop(columns="energy_ratio") == 1).all(axis=None)
+    np.testing.assert_allclose(scores.energy_ratio, 1 / masks.mean((1, 2)))
+
+
+@pytest.mark.parametrize("level", [0.0, 0.4])
+def test_a_constant_map_scores_what_chance_would(masks, level):
+    scores = localisation.measure(np.full(masks.shape, level), masks)
+    area = masks.mean((1, 2))
+    np.testing.assert_allclose(scores.pointing, area)
+    np.testing.assert_allclose(scores.energy, area)
+    np.testing.assert_allclose(scores.energy_ratio, 1)
+    np.testing.assert_allclose(scores.pixel_auc, 0.5)
+    np.testing.assert_allclose(scores.iou, area / (2 - area))
+
+
+def test_a_map_of_two_values_is_scored_as_counted_by_hand(masks):
+    maps = np.zeros(masks.shape)
+    maps[0, 2:6, 4:8] = 2.0  # half on the lesion of 16 pixels, half beside it
+    maps[1, 0, 8] = 1.0  # beside the lesion of 9 pixels
+    maps[2, 0, 0] = 1.0  # far from it
+    scores = localisation.measure(maps, masks, cell=1)
+    np.testing.assert_allclose(scores.pointing, [0.5, 0, 0])
+    np.testing.assert_allclose(scores.pointing_one_cell, [12 / 16, 1, 0])
+    np.testing.assert_allclose(scores.energy, [0.5, 0, 0])
+    np.testing.assert_allclose(scores.iou[0], 8 / 24)
+    shared = 8 * 9 / 143  # eight of the nine highest pixels are drawn from the 143 that are 0
+    np.testing.assert_allclose(scores.iou[1], shared / (18 - shared))
+
+
+def test_pixel_auc_and_overlap_agree_with_libraries(masks, noise):
+    scores = localisation.measure(noise, masks)
+    expected = [roc_auc_score(mask.ravel(), values.ravel()) for mask, values in zip(masks, noise, strict=True)]
+    np.testing.assert_allclose(scores.pixel_auc, expected)
+    for mask, values, found in zip(masks, noise, scores.iou, strict=True):
+        chosen = values >= np.sort(values.ravel())[-mask.sum()]
+        assert found == pytest.approx((chosen & mask).sum() / (chosen | mask).sum())
+
+
+def test_negative_values_count_as_nothing_and_scale_changes_nothing(masks, noise):
+    scores = localisation.measure(noise - 0.5, masks)
+    assert scores.equals(localisation.measure(np.maximum(noise - 0.5, 0), masks))
+    larger = localisation.measure(4 * np.maximum(noise - 0.5, 0), masks)
+    np.testing.assert_allclose(larger, scores, rtol=1e-5)
+
+
+def test_a_mask_without_a_lesion_and_shapes_that_differ_are_refused(masks):
+    with pytest.raises(UsageError, match="mask 1 is empty"):
+        localisation.measure(masks * 1.0, masks * np.array([1, 0, 1])[:, None, None])
+    with pytest.raises(UsageError, match="both must be"):
+        localisation.measure(np.ones((3, 4, 4)), masks)
+
+
+def test_baselines_are_where_they_should_be(masks):
+    images = np.zeros(masks.shape, "uint8")
+    images[:, 9:12, 0:3] = 200
+    maps = localisation.baseline_maps(images, masks, grid=(4, 4), seed=1)
+    assert tuple(maps) == localisation.BASELINES
+    assert {array.shape for array in maps.values()} == {masks.shape}
+    peaks = {name: np.unravel_index(array[0].argmax(), (SIDE, SIDE)) for name, array in maps.items()}
+    assert peaks["centre"] in [(5, 5), (5, 6), (6, 5), (6, 6)]
+    assert peaks["brightest"] == (11, 0)
+    assert localisation.measure(maps["ceiling"], masks).pointing.mean() == 1
+    assert localisation.measure(maps["ceiling"], masks).energy.max() < 1  # three pixels a cell blur the outline
+    exact = localisation.baseline_maps(images, masks, grid=(SIDE, SIDE))["ceiling"]
+    np.testing.assert_array_equal(exact, masks)
+    again = localisation.baseline_maps(images, masks, grid=(4, 4), seed=1)["random"]
+    np.testing.assert_array_equal(again, maps["random"])
+
+
+def test_intervals_are_by_patient(masks):
+    masks = np.repeat(masks[:1], 40, axis=0)
+    maps = np.where(np.arange(40)[:, None, None] % 2, masks, ~masks).astype(float)
+    measured = localisation.measure(maps, masks)
+    alone = localisation.summarise(measured, np.arange(40), model="m", method="gradcam")
+    pairs = localisation.summarise(measured, np.arange(40) // 2, model="m", method="gradcam")
+    groups = localisation.summarise(measured, np.arange(40) % 4, model="m", method="gradcam")
+    assert list(alone.columns) == list(localisation.COLUMNS)
+    width = {
+        name: float((table.high - table.low)[0]) for name, table in zip("apg", (alone, pairs, groups), strict=True)
+    }
+    assert alone.value[0] == 0.5
+    assert width["p"] == 0  # each patient has one hit and one miss
+    assert width["g"] > 2 * width["a"] > 0.4  # each patient has hits only or misses only
+
+
+def test_paired_differences_are_sharper_than_two_intervals(masks, noise):
+    masks, noise = np.tile(masks, (20, 1, 1)), np.random.default_rng(3).random((60, SIDE, SIDE))
+    better = localisation.measure(noise + 0.3 * masks, masks)
+    table = localisation.compare(better, {"random": localisation.measure(noise, masks)}, np.arange(60))
+    assert table.set_index("measure").loc[["energy", "pixel_auc"], "better"].all()
+    same = localisation.compare(better, {"itself": better}, np.arange(60))
+    assert not same.better.any()
+    assert (same.difference == 0).all()
+
+
+def test_deletion_of_what_counts_lowers_the_score_at_once(masks, noise):
+    images = 10 * noise + 200 * masks
+
+    def score(batch):
+        return (batch * masks).sum((1, 2)) / masks.sum((1, 2))
+
+    right = localisation.removal_curves(score, images, masks, points=11, blur=50)
+    wrong = localisation.removal_curves(score, images, ~masks, points=11, blur=50)
+    np.testing.assert_allclose(right[:, 0], wrong[:, 0])
+    np.testing.assert_allclose(right[:, -1], wrong[:, -1])
+    assert (localisation.area_under(right) < localisation.area_under(wrong) - 50).all()
+    back = localisation.removal_curves(score, images, masks, mode="insertion", points=11, blur=50)
+    np.testing.assert_allclose(back[:, -1], right[:, 0], rtol=1e-6)
+    assert (localisation.area_under(back) > localisation.area_under(right)).all()
+    with pytest.raises(UsageError, match="mode"):
+        localisation.removal_curves(score, images, masks, mode="erasure")
+
+
+def test_area_under_a_straight_line():
+    np.testing.assert_allclose(localisation.area_under(np.array([[0.0, 0.5, 1.0], [1.0, 1.0, 1.0]])), [0.5, 1])
+
+
+def test_similarity_of_equal_unrelated_and_empty_maps(noise):
+    other = np.random.default_rng(9).random(noise.shape).astype("float32")
+    equal = localisation.similarity(noise, noise)
+    np.testing.assert_allclose(equal, 1, atol=1e-5)
+    found = localisation.similarity(noise, other)
+    assert (found.abs() < 0.4).all(axis=None)
+    expected = [spearmanr(one.ravel(), two.ravel()).statistic for one, two in zip(noise, other, strict=True)]
+    np.testing.assert_allclose(found.spearman, expected)
+    assert localisation.similarity(noise, 0 * noise).spearman.isna().all()
