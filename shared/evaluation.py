@@ -147,3 +147,31 @@ def fit_logistic(prepared, features, *, penalty=1.0):
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1 / penalty, max_iter=2000))
     model.fit(features[train], prepared.labels[train])
     return model.predict_proba(features)[:, 1], features.shape[1] + 1
+
+
+# ------------------------------------------------------------------ networks
+def targets(prepared):
+    """Return what a network is trained on, int (N,), and the number of classes.
+
+    The label, or with TASK = "subtype" one of four: benign calcification, benign mass, malignant calcification,
+    malignant mass.
+    """
+    if prepared.settings.task == "subtype":
+        return prepared.manifest.subtype.to_numpy(), 4
+    return prepared.labels, 2
+
+
+def predict_held_out(prepared, model, *, tta=False):
+    """Return a network's probability of class 1 for validation and test, float64 (N,), NaN elsewhere.
+
+    With four subtypes it is the sum of the two malignant ones. `tta` averages the eight flips and quarter turns.
+    """
+    from shared import training
+
+    rows = prepared.rows(VALIDATION, TEST)
+    scores = training.predict_scores(model, prepared.images, rows, tta=tta)
+    if scores.ndim == 2:
+        scores = scores[:, 2:].sum(axis=1)
+    everywhere = np.full(len(prepared.manifest), np.nan)
+    everywhere[rows] = np.clip(scores, 0, 1)
+    return everywhere

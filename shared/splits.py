@@ -203,4 +203,6 @@ def audit_table(report):
         "files that cannot be read": len(report["unreadable"]),
         "images left out": sum(report["exclusions"].values()),
     }
-    return pd.DataFrame({"question": lines.keys(), "answer": [str(value) for value in lines.values()]})
+    width = max(len(line) for line in lines)  # so that the questions stand flush left when printed
+    questions = [line.ljust(width) for line in lines]
+    return pd.DataFrame({"question": questions, "answer": [str(value) for value in lines.values()]})

@@ -50,8 +50,9 @@ def set_up_devices(*, threads=0, mixed_precision=True):
         threads: CPU threads; 0 leaves TensorFlow's choice.
         mixed_precision: False keeps float32 on GPUs too.
     Returns:
-        str: one line that says what will be used.
+        str: one line that says which versions and devices will be used.
     """
+    versions = f"Keras {keras.__version__}, TensorFlow {tf.__version__}"
     gpus = tf.config.list_physical_devices("GPU")
     with contextlib.suppress(RuntimeError):  # TensorFlow is running already
         for gpu in gpus:
@@ -60,8 +61,8 @@ def set_up_devices(*, threads=0, mixed_precision=True):
             tf.config.threading.set_intra_op_parallelism_threads(threads)
     if gpus and mixed_precision:
         keras.config.set_dtype_policy("mixed_float16")
-        return f"{len(gpus)} GPU(s), mixed precision"
-    return f"{len(gpus)} GPU(s)" if gpus else "no GPU found: training on the CPU"
+        return f"{versions}; {len(gpus)} GPU(s), mixed precision"
+    return f"{versions}; {len(gpus)} GPU(s)" if gpus else f"{versions}; no GPU found: training on the CPU"
 
 
 def scope(strategy="auto"):

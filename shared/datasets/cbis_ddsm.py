@@ -343,7 +343,7 @@ def _notes(joined, present, absent, input, shared):
             "the series goes on with those."
         )
     if 0 < len(absent) <= 5:
-        notes.append(f"No crop, mask or mammogram on disk for {', '.join(_names(absent))}.")
+        notes.append(f"Crop, mask or mammogram is missing for {', '.join(_names(absent))}.")
     if shared:
         notes.append(
             f"{len(shared)} patients stand in both official splits once masses and calcifications are pooled; "
