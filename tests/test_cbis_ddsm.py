@@ -1,0 +1,254 @@
+"""The CBIS-DDSM reader on a tree made here, with the quirks of the real one."""
+
+import csv
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from shared import datasets, images
+from shared.datasets import cbis_ddsm
+from shared.schema import DataError, UsageError
+
+MASS = (
+    "patient_id,breast_density,left or right breast,image view,abnormality id,abnormality type,mass shape,"
+    "mass margins,assessment,pathology,subtlety,image file path,cropped image file path,ROI mask file path"
+)
+CALC = MASS.replace("breast_density", "breast density").replace("mass shape", "calc type")
+CALC = CALC.replace("mass margins", "calc distribution")
+
+
+def write_image(root, uid, name, image):
+    folder = root / "jpeg" / uid
+    folder.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(folder / name), image)
+
+
+def texture(height, width, seed):
+    return np.random.default_rng(seed).integers(60, 200, (height, width)).astype(np.uint8)
+
+
+def lesion_mask(height, width, top, left, size):
+    mask = np.zeros((height, width), np.uint8)
+    mask[top : top + size, left : left + size] = 255
+    return mask
+
+
+def add_case(root, rows, kind, split, patient, *, view="CC", number=1, pathology="BENIGN", own_series=False):
+    """Write full image, crop and mask of one abnormality, and append its row."""
+    stem = f"{'Mass' if kind == 'mass' else 'Calc'}-{'Training' if split == 'train' else 'Test'}_{patient}_LEFT_{view}"
+    seed = sum(map(ord, stem)) * 7 + number
+    full_uid = f"1.2.{sum(map(ord, stem))}.1"
+    crop_uid, mask_uid = (f"1.2.{seed}.2", f"1.2.{seed}.3" if own_series else f"1.2.{seed}.2")
+    full = texture(120, 90, sum(map(ord, stem)))
+    write_image(root, full_uid, "1-001.png", full)
+    write_image(root, crop_uid, "1-010.png" if number % 2 else "2-010.png", full[20:60, 10:50])
+    write_image(root, mask_uid, "2-011.png" if number % 2 else "1-011.png", lesion_mask(120, 90, 30, 20, 20))
+    crop_name, mask_name = ("000000.dcm", "000001.dcm") if kind == "mass" else ("000001.dcm", "000000.dcm")
+    crop, mask = f"{stem}_{number}/1.1/{crop_uid}/{crop_name}", f"{stem}_{number}/1.1/{mask_uid}/{mask_name}"
+    if kind == "mass":
+        mask += "\n"
+    else:
+        crop += "\n"
+    rows.append(
+        [
+            patient,
+            "3",
+            "LEFT",
+            view,
+            str(number),
+            kind,
+            "OVAL-LOBULATED",
+            "",
+            "0",
+            pathology,
+            "2",
+            f"{stem}/1.1/{full_uid}/000000.dcm",
+            crop,
+            mask,
+        ]
+    )
+
+
+def write_csv(root, name, header, rows):
+    path = root / "csv" / name
+    path.parent.mkdir(exist_ok=True)
+    with open(path, "w", newline="") as file:
+        file.write(header + "\r\n")
+        csv.writer(file, lineterminator="\r\n").writerows(rows)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Six rows: two patients of mass train, one of mass test, and one calcification of a patient in both splits."""
+    mass_train, mass_test, calc_test = [], [], []
+    add_case(tmp_path, mass_train, "mass", "train", "P_1", pathology="MALIGNANT")
+    add_case(tmp_path, mass_train, "mass", "train", "P_1", number=2, pathology="BENIGN_WITHOUT_CALLBACK")
+    add_case(tmp_path, mass_train, "mass", "train", "P_2", view="MLO", own_series=True)
+    add_case(tmp_path, mass_train, "mass", "train", "P_9")
+    add_case(tmp_path, mass_test, "mass", "test", "P_3", pathology="MALIGNANT")
+    add_case(tmp_path, calc_test, "calcification", "test", "P_9")
+    write_csv(tmp_path, "mass_case_description_train_set.csv", MASS, mass_train)
+    write_csv(tmp_path, "mass_case_description_test_set.csv", MASS, mass_test)
+    write_csv(tmp_path, "calc_case_description_test_set.csv", CALC, calc_test)
+    return tmp_path
+
+
+def test_rows_join_their_files_by_content_where_nothing_describes_them(tree):
+    dataset = datasets.load("cbis-ddsm", tree)
+    assert len(dataset.manifest) == 6
+    assert dataset.coverage[["crop", "mask", "full"]].to_numpy().sum() == 18
+    for row in dataset.manifest.itertuples():
+        assert dataset.read_image(row.image_path).shape == (40, 40)
+        assert set(np.unique(dataset.read_image(row.mask_path))) == {0, 255}
+    assert dataset.manifest.image_id[0] == "Mass-Training_P_1_LEFT_CC_1"
+    assert dataset.manifest.label.tolist() == [1, 0, 0, 0, 1, 0]
+    assert (dataset.manifest.breast_density == "3").all()  # spelled in two ways in the two kinds of file
+
+
+def test_dicom_info_decides_and_content_fills_its_gaps(tree):
+    crops = datasets.load("cbis-ddsm", tree).manifest
+    swapped = crops.iloc[0]  # a description beats the content
+    describe(tree, {swapped.image_path: "ROI mask images", swapped.mask_path: "cropped images"})
+    again = datasets.load("cbis-ddsm", tree).manifest
+    assert again.image_path[0] == swapped.mask_path
+    assert again.image_path[1:].tolist() == crops.image_path[1:].tolist()
+    describe(tree, {swapped.image_path: "cropped images", swapped.mask_path: ""})
+    assert datasets.load("cbis-ddsm", tree).manifest.image_path.tolist() == crops.image_path.tolist()
+    describe(tree, {swapped.image_path: "ROI mask images", swapped.mask_path: "ROI mask images"})
+    assert datasets.load("cbis-ddsm", tree).manifest.image_path.tolist() == crops.image_path.tolist()
+
+
+def describe(tree, words):
+    with open(tree / "csv/dicom_info.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file_path", "image_path", "SeriesDescription"])
+        writer.writerows([("", f"CBIS-DDSM/{path}", word) for path, word in words.items()])
+
+
+def test_masks_are_told_from_crops_without_the_full_image(tree):
+    for folder in (tree / "jpeg").iterdir():
+        if folder.name.endswith(".1"):
+            shutil.rmtree(folder)
+    manifest = datasets.load("cbis-ddsm", tree).manifest
+    for row in manifest.itertuples():
+        assert set(np.unique(images.read_grey(tree / row.mask_path))) == {0, 255}
+
+
+def test_patients_in_both_splits_are_counted_over_all_case_files(tree):
+    dataset = datasets.load("cbis-ddsm", tree)
+    assert dataset.facts["official_shared_patients"] == ["P_9"]
+    assert dataset.facts["official_shared_test_rois"] == 1
+
+
+def test_full_images_carry_the_worst_label_and_all_masks(tree):
+    dataset = datasets.load("cbis-ddsm", tree, input="full")
+    assert len(dataset.manifest) == 5
+    worst = dataset.manifest[dataset.manifest.patient_id == "P_1"].iloc[0]
+    assert worst.label == 1
+    assert worst.image_id == "Mass-Training_P_1_LEFT_CC"
+    assert dataset.read_mask(worst).sum() == 400
+    assert dataset.read_image(worst.image_path).shape == (120, 90)
+
+
+def test_the_mask_is_cut_where_the_crop_was(tree):
+    dataset = datasets.load("cbis-ddsm", tree)
+    row = next(dataset.manifest.itertuples())
+    mask = dataset.read_mask(row)
+    assert mask.shape == (40, 40)
+    assert mask[10:30, 10:30].all()
+    assert mask.sum() == 400
+
+
+def test_subtype_has_four_classes(tree):
+    manifest = datasets.load("cbis-ddsm", tree, task="subtype").manifest
+    assert manifest.subtype.tolist() == [3, 1, 1, 1, 3, 0]
+
+
+@pytest.mark.parametrize("task", ["abnormal", "original"])
+def test_a_task_without_label_is_refused(tree, task):
+    with pytest.raises(UsageError, match="TASK"):
+        datasets.load("cbis-ddsm", tree, task=task)
+
+
+def test_a_row_without_files_is_left_out_and_named(tree):
+    first = datasets.load("cbis-ddsm", tree).manifest.iloc[0]
+    shutil.rmtree((tree / first.image_path).parent)
+    dataset = datasets.load("cbis-ddsm", tree)
+    assert len(dataset.manifest) == 5
+    assert first.image_id in " ".join(dataset.notes)
+
+
+def edit(tree, old, new, name="mass_case_description_train_set.csv"):
+    path = tree / "csv" / name
+    path.write_bytes(path.read_bytes().replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (b"pathology", b"pathologie", "no column pathology"),
+        (b"MALIGNANT", b"MALIGNANTT", "row 2: pathology 'MALIGNANTT'"),
+        (b"P_2", b"", "no patient_id"),
+        (b"OVAL", b"\xff\xfe", "UTF-8"),
+    ],
+)
+def test_a_damaged_case_file_is_one_clear_line(tree, old, new, words):
+    edit(tree, old, new)
+    with pytest.raises(DataError, match=words) as error:
+        datasets.load("cbis-ddsm", tree)
+    assert "mass_case_description_train_set.csv" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_folders_that_are_something_else_are_refused(tmp_path):
+    with pytest.raises(DataError, match="no such directory"):
+        datasets.load("cbis-ddsm", tmp_path / "absent")
+    with pytest.raises(DataError, match="not a CBIS-DDSM copy"):
+        datasets.load("cbis-ddsm", tmp_path)
+    with pytest.raises(UsageError, match="DATASET"):
+        datasets.load("cbis", tmp_path)
+
+
+def test_a_path_that_climbs_out_finds_nothing(tree):
+    rows = []
+    add_case(tree, rows, "mass", "train", "P_7")
+    rows[0][-2] = "a/b/../../etc"
+    rows[0][-1] = "/etc/b/../passwd"
+    write_csv(tree, "mass_case_description_train_set.csv", MASS, rows)
+    assert "P_7" not in set(datasets.load("cbis-ddsm", tree).manifest.patient_id)
+
+
+def test_a_link_out_of_the_tree_is_refused(tree, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside") / "secret.png"
+    cv2.imwrite(str(outside), texture(40, 40, 0))
+    dataset = datasets.load("cbis-ddsm", tree)
+    victim = tree / dataset.manifest.image_path[0]
+    victim.unlink()
+    victim.symlink_to(outside)
+    with pytest.raises(DataError, match="symbolic link"):
+        dataset.read_image(dataset.manifest.image_path[0])
+
+
+def test_locate_crop_finds_the_place_at_reduced_size():
+    full = cv2.GaussianBlur(texture(900, 700, 3), (0, 0), 6)
+    mask = lesion_mask(900, 700, 400, 300, 80)
+    top, left = cbis_ddsm.locate_crop(full, full[350:560, 260:450], mask)
+    assert abs(top - 350) <= 4
+    assert abs(left - 260) <= 4
+
+
+REAL = os.environ.get("MAMMO_CBIS_DIR", "")
+
+
+@pytest.mark.skipif(not REAL, reason="MAMMO_CBIS_DIR names no copy of CBIS-DDSM")
+def test_real_copy():
+    dataset = datasets.load("cbis-ddsm", Path(REAL))
+    assert dataset.coverage["rows"].sum() == 3568
+    assert dataset.coverage.malignant.sum() == 1457
+    assert len(dataset.facts["official_shared_patients"]) == 31
+    assert dataset.facts["official_shared_test_rois"] == 60
+    assert dataset.manifest.image_id.is_unique

@@ -1,0 +1,130 @@
+"""No patient and no picture on two sides."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared import datasets, splits
+from shared.schema import MANIFEST_COLUMNS, DataError
+
+
+def make_manifest(patients, labels, official=None):
+    frame = pd.DataFrame({"patient_id": [f"P{p}" for p in patients], "label": labels})
+    frame["image_id"] = [f"I{i}" for i in range(len(frame))]
+    frame["official_split"] = official if official is not None else ""
+    frame = frame.reindex(columns=[*MANIFEST_COLUMNS], fill_value="")
+    return frame.assign(label=labels, fold=-1)
+
+
+def statistics_of(manifest, content=None, problem=None):
+    count = len(manifest)
+    content = content or [f"c{i}" for i in range(count)]
+    return pd.DataFrame({"image_id": manifest.image_id, "content": content, "problem": problem or [""] * count})
+
+
+def two_views(count, *, test=0):
+    """`count` patients with two images each, every other malignant; the last `test` of them official test."""
+    patients = np.repeat(np.arange(count), 2)
+    official = np.where(patients >= count - test, "test", "train") if test else None
+    return make_manifest(patients, (patients % 2).astype(int), official)
+
+
+def sides(manifest):
+    return manifest[manifest.split != "excluded"].groupby("patient_id").split.nunique()
+
+
+def test_official_test_is_kept_and_nothing_else_enters_it():
+    manifest = splits.assign_splits(two_views(60, test=20), statistics_of(two_views(60)))
+    assert ((manifest.split == "test") == (manifest.official_split == "test")).all()
+    assert (sides(manifest) == 1).all()
+    assert (manifest.fold[manifest.split == "test"] == -1).all()
+    folds = manifest[manifest.split != "test"].groupby("patient_id").fold.nunique()
+    assert (folds == 1).all()
+    assert set(manifest.fold[manifest.split != "test"]) == set(range(5))
+
+
+def test_without_official_test_a_fifth_of_the_patients_is_set_aside():
+    manifest = splits.assign_splits(two_views(100), statistics_of(two_views(100)))
+    assert (manifest.split == "test").mean() == pytest.approx(0.2, abs=0.04)
+    assert (manifest.split == "validation").mean() == pytest.approx(0.16, abs=0.04)
+    assert (sides(manifest) == 1).all()
+
+
+def test_stratified_by_label():
+    manifest = splits.assign_splits(two_views(100), statistics_of(two_views(100)))
+    for split in ("train", "validation", "test"):
+        assert manifest.label[manifest.split == split].mean() == pytest.approx(0.5, abs=0.11)
+
+
+def test_patients_of_both_official_splits_leave_train():
+    manifest = two_views(60, test=20)
+    manifest.loc[0, "official_split"] = "test"  # patient P0 has one image on each side
+    result = splits.assign_splits(manifest, statistics_of(manifest), shared_patients=["P4"])
+    assert result.split[0] == "test"
+    assert result.split[1] == "excluded"
+    assert "official test" in result.exclusion_reason[1]
+    assert (result.split[result.patient_id == "P4"] == "excluded").all()
+
+
+def test_pictures_that_stand_twice():
+    manifest = two_views(60, test=20)
+    content = [f"c{i}" for i in range(120)]
+    content[0] = content[119]  # train repeats a test picture of another class
+    content[2] = content[3]  # the same patient twice: harmless
+    content[4] = content[8]  # two patients, one label
+    content[10] = content[12]  # two labels
+    result = splits.assign_splits(manifest, statistics_of(manifest, content))
+    assert result.split[0] == "excluded"
+    assert result.split[119] == "test"
+    assert "excluded" not in set(result.split[[2, 3]])
+    assert (result.split[[4, 8]] == "excluded").sum() == 1
+    assert (result.split[[10, 12]] == "excluded").all()
+    assert "another label" in result.exclusion_reason[10]
+    dataset = datasets.Dataset("x", None, manifest, ("a", "b"), None)
+    report = splits.audit(dataset, result, statistics_of(manifest, content))
+    assert report["copies_by_content"] == 4
+    assert report["copies_across_official_splits"] == 1
+    assert len(report["label_conflicts"]) == 2
+
+
+def test_unreadable_rows_are_excluded_with_their_reason():
+    manifest = two_views(60, test=20)
+    problem = [""] * 120
+    problem[7] = "a.png: truncated"
+    result = splits.assign_splits(manifest, statistics_of(manifest, problem=problem))
+    assert result.split[7] == "excluded"
+    assert result.exclusion_reason[7] == "a.png: truncated"
+
+
+def test_a_split_without_a_class_is_refused():
+    manifest = two_views(60, test=20)
+    manifest.loc[manifest.official_split == "test", "label"] = 0
+    with pytest.raises(DataError, match=r"test split .* none of class 1"):
+        splits.assign_splits(manifest, statistics_of(manifest))
+    one = make_manifest([0, 0, 0, 0], [0, 1, 0, 1])
+    with pytest.raises(DataError, match="patients are too few"):
+        splits.assign_splits(one, statistics_of(one))
+
+
+def test_the_same_seed_gives_the_same_split():
+    first, second, third = (
+        splits.assign_splits(two_views(80), statistics_of(two_views(80)), seed=seed) for seed in (3, 3, 4)
+    )
+    assert first.equals(second)
+    assert not first.split.equals(third.split)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 1), st.booleans()), min_size=1, max_size=150))
+def test_no_patient_ever_crosses(rows):
+    patients, labels, official = zip(*rows, strict=True)
+    manifest = make_manifest(patients, list(labels), ["test" if test else "train" for test in official])
+    try:
+        result = splits.assign_splits(manifest, statistics_of(manifest), n_folds=3)
+    except DataError:
+        return  # too few patients, or a class missing: said, not split
+    assert (sides(result) == 1).all()
+    assert set(result.split) <= {"train", "validation", "test", "excluded"}
+    assert (result.exclusion_reason[result.split == "excluded"] != "").all()
