@@ -175,3 +175,77 @@ def predict_held_out(prepared, model, *, tta=False):
     everywhere = np.full(len(prepared.manifest), np.nan)
     everywhere[rows] = np.clip(scores, 0, 1)
     return everywhere
+
+
+# ------------------------------------------------------- external validation
+EXTERNAL_COLUMNS = (
+    "model", "dataset", "n", "prevalence", "auc", "auc_low", "auc_high", "threshold", "sensitivity", "specificity",
+)  # fmt: skip
+
+
+def prepare_external(settings, dataset_name, data_dir):
+    """Read a second data set with the image steps of the first, all of it as one held-out set.
+
+    Args:
+        settings: those of the run; its image size, window, task and input are used unchanged.
+        dataset_name: one of `datasets.READERS`.
+        data_dir: where the second data set lies.
+    Returns:
+        preparation.Prepared whose manifest marks every readable row as test.
+    """
+    from dataclasses import replace
+
+    from shared import datasets, images, preparation
+
+    folder = settings.run_dir / "results/external" / dataset_name
+    dataset = datasets.load(dataset_name, data_dir, task=settings.task, input=settings.input)
+    store, masks, statistics = images.build_image_store(dataset, folder / "data", preparation.image_steps(settings))
+    readable = (statistics.problem == "").to_numpy()
+    manifest = dataset.manifest.assign(split=np.where(readable, TEST, "excluded"), fold=-1)
+    second = replace(settings, dataset=dataset_name, data_dir=dataset.data_dir)
+    return preparation.Prepared(second, manifest, store, masks, statistics, dataset.class_names)
+
+
+def evaluate_external(external, results, run_dir):
+    """Apply saved networks unchanged to a second data set, with the thresholds they have.
+
+    Args:
+        external: preparation.Prepared as from `prepare_external`.
+        results: {model: metrics dict} of networks whose files lie in `models/`; `files` (default: the model's name)
+            lists them, their scores are averaged; `tta` says whether flips and turns are averaged.
+        run_dir: where `models/` is, and where `results/external_validation.csv` goes.
+    Returns:
+        DataFrame with `EXTERNAL_COLUMNS`
+    """
+    rows = []
+    for name, result in results.items():
+        scores = score_files(external, result, run_dir)
+        scored = external.manifest.assign(score=scores)[np.isfinite(scores)]
+        columns = ["image_id", "patient_id", "side", "split", "fold", "label", "score"]
+        path = run_dir / f"results/external/{external.settings.dataset}/{name}.csv"
+        artifacts.write_csv(path, scored[columns])
+        figures = metrics.summarise(scored.label, scored.score, threshold=result["threshold"])
+        area = metrics.bootstrap_interval(scored.label, scored.score, scored.patient_id)
+        figures |= {"model": name, "dataset": external.settings.dataset, "auc_low": area.low, "auc_high": area.high}
+        rows.append({column: figures[column] for column in EXTERNAL_COLUMNS})
+    table = pd.DataFrame(rows, columns=list(EXTERNAL_COLUMNS))
+    artifacts.write_csv(run_dir / "results/external_validation.csv", table)
+    return table
+
+
+def score_files(prepared, result, run_dir):
+    """Average the scores of the files that make up one row of the table; see `evaluate_external`."""
+    from shared import training
+
+    return np.mean(
+        [
+            predict_held_out(prepared, training.load_model(run_dir, file), tta=bool(result.get("tta")))
+            for file in result.get("files", [result["model"]])
+        ],
+        axis=0,
+    )
+
+
+def has_files(result, run_dir):
+    """Tell whether the saved networks behind a row of the table are in `models/`."""
+    return all((run_dir / f"models/{file}.keras").exists() for file in result.get("files", [result["model"]]))

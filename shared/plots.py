@@ -218,3 +218,39 @@ def plot_forest(table, *, value="auc", low="auc_low", high="auc_high", label="mo
     axis.invert_yaxis()
     axis.grid(False, axis="y")
     return figure
+
+
+def plot_decision_curves(predictions):
+    """Draw net benefit over the risk at which one would act, for {model: DataFrame label, score}.
+
+    Vickers & Elkin, Med Decis Making 2006;26:565. Scores should be calibrated.
+    """
+    figure, axis = new_figure(size=(6, 4))
+    for colour, (name, rows) in zip(COLOURS, predictions.items(), strict=False):
+        curve = metrics.net_benefit(rows.label, rows.score)
+        axis.plot(curve.threshold, curve.model, color=colour, label=name)
+    axis.plot(curve.threshold, curve["all"], color="#999999", linestyle="--", label="recall everyone")
+    axis.axhline(0, color="#999999", linewidth=1, label="recall no one")
+    axis.set(xlabel="risk at which one would act", ylabel="net benefit", xlim=(0, 0.9))
+    axis.set_ylim(-0.1, rows.label.mean() * 1.1)
+    axis.legend(fontsize=8)
+    return figure
+
+
+def plot_threshold_transfer(table):
+    """Draw sensitivity and specificity on validation (where the threshold was chosen) and on test.
+
+    Args:
+        table: DataFrame model, and sensitivity_validation, sensitivity_test, specificity_validation, specificity_test.
+    """
+    figure, axes = new_figure(1, 2, size=(9, 0.9 + 0.3 * len(table)), sharey=True)
+    for axis, measure in zip(axes, ("sensitivity", "specificity"), strict=True):
+        for i, row in enumerate(table.to_dict("records")):
+            ends = row[f"{measure}_validation"], row[f"{measure}_test"]
+            axis.plot(ends, [i, i], color="#BBBBBB", zorder=1)
+            axis.scatter(ends[0], i, color=VALIDATION_COLOUR, label="validation" if i == 0 else None, zorder=2)
+            axis.scatter(ends[1], i, color=TEST_COLOUR, label="test" if i == 0 else None, zorder=2)
+        axis.set(xlabel=measure, xlim=(-0.02, 1.02), yticks=range(len(table)), yticklabels=table["model"])
+    axes[0].invert_yaxis()
+    axes[0].legend(fontsize=8, loc="lower left")
+    return figure
