@@ -18,7 +18,6 @@ from shared.schema import UsageError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 VGG_BGR_MEAN = (103.939, 116.779, 123.68)
-HEAD_LAYERS = ("logit", "probability")
 
 
 @dataclass(frozen=True)
@@ -98,8 +97,8 @@ BACKBONES = {
     "convnext_tiny": Backbone(
         _APPS.ConvNeXtTiny,
         _as_it_is,
-        "convnext_tiny_stage_2_block_8_identity",
-        "convnext_tiny_stage_1_block_2_identity",
+        "convnext_tiny_downsampling_block_2",
+        "convnext_tiny_downsampling_block_1",
     ),
 }
 
@@ -241,6 +240,11 @@ def head_layers(model):
     return model.layers[names.index("pooled") :]
 
 
+def has_linear_head(model):
+    """True where nothing but dropout lies between `pooled` and `logit`."""
+    return {layer.name for layer in head_layers(model)} <= {"pooled", "dropout", "logit", "probability"}
+
+
 def freeze_backbone(model):
     """Leave only the head of a transfer model trainable."""
     head = set(head_layers(model))
@@ -260,21 +264,10 @@ def unfreeze_behind(model, cut):
     Returns:
         int: number of trainable values.
     """
-    behind = layers_behind(model, cut)
+    behind = set(split(model, cut)[1].layers)
     for layer in model.layers:
         layer.trainable = layer in behind and not isinstance(layer, layers.BatchNormalization)
     return int(sum(math.prod(weight.shape) for weight in model.trainable_weights))
-
-
-def layers_behind(model, cut):
-    """Return the set of layers whose output depends on the layer named `cut`."""
-    behind, found = set(), {id(tensor) for tensor in keras.tree.flatten(model.get_layer(cut).output)}
-    for operation in model.operations:
-        for node in operation._inbound_nodes:
-            if any(id(tensor) in found for tensor in node.input_tensors) and operation.name != cut:
-                behind.add(operation)
-                found.update(id(tensor) for tensor in node.output_tensors)
-    return behind
 
 
 def split(model, cut):
@@ -287,6 +280,11 @@ def split(model, cut):
         cut: name of a layer.
     Returns:
         (keras.Model, keras.Model): image -> output of `cut`; output of `cut` -> probability.
+    Raises:
+        UsageError: a shortcut leads past `cut`.
     """
     middle = model.get_layer(cut).output
-    return keras.Model(model.input, middle), keras.Model(middle, model.output)
+    try:
+        return keras.Model(model.input, middle), keras.Model(middle, model.output)
+    except ValueError:  # Keras: "not connected"
+        raise UsageError(f"{model.name}: a shortcut leads past {cut!r}; cut where everything flows through") from None

@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import keras
@@ -15,7 +15,7 @@ import pandas as pd
 import tensorflow as tf
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from shared import artifacts, input_pipeline
+from shared import artifacts, features, input_pipeline, models
 from shared.schema import UsageError
 
 LOSSES = {
@@ -25,6 +25,7 @@ LOSSES = {
 }
 BALANCING = ("class_weights", "balanced_batches", "none")
 STRATEGIES = ("auto", "none", "mirrored")
+LINEAR_STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)  # scikit-learn's C, chosen on validation
 SENSITIVITY_AT = 0.8  # specificity at which ClinicalMonitor states the sensitivity
 
 
@@ -95,23 +96,31 @@ class ClinicalMonitor(keras.callbacks.Callback):
     Args:
         dataset: batches of images in the order of `labels`, without shuffling.
         labels: int (n,).
-        floor: sensitivity below which a warning is recorded, once the best epoch so far had reached it.
+        floor: sensitivity at that specificity below which `message` warns.
         views: how many views of each row `dataset` holds; their scores are averaged.
     """
 
     def __init__(self, dataset, labels, *, floor=0.5, views=1):
         super().__init__()
         self.dataset, self.labels, self.floor, self.views = dataset, np.asarray(labels), floor, views
-        self.messages = []
+        self.low_epochs = []
 
     def on_epoch_end(self, epoch, logs=None):
         scores = _average_views(self.model.predict(self.dataset, verbose=0), self.views)
         logs.update(validation_figures(self.labels, scores))
         best = logs.get("val_sensitivity_at_specificity", 1.0)
         if np.isfinite(best) and best < self.floor:
-            self.messages.append(
-                f"epoch {epoch + 1}: sensitivity {best:.2f} at specificity {SENSITIVITY_AT:.2f} is below {self.floor:.2f}"
-            )
+            self.low_epochs.append(epoch + 1)
+
+    @property
+    def message(self):
+        """Say in which epochs the sensitivity was below the floor; "" where it never was."""
+        if not self.low_epochs:
+            return ""
+        return (
+            f"sensitivity at specificity {SENSITIVITY_AT:.2f} was below {self.floor:.2f} in {len(self.low_epochs)} "
+            f"epoch(s), the last of them {self.low_epochs[-1]}"
+        )
 
 
 def validation_figures(labels, scores):
@@ -319,8 +328,79 @@ def fit(
         save_model(settings.run_dir, name, _with_optimizer(whole, model))
         artifacts.write_csv(settings.run_dir / f"results/training_logs/{name}.csv", history)
     shutil.rmtree(state_dir, ignore_errors=True)
-    messages = (*monitor.messages, *([collapse.message] if collapse.message else []))
+    messages = tuple(text for text in (monitor.message, collapse.message) if text)
     return TrainingResult(history, seconds, best_epoch, best_auc, messages, bool(collapse.message))
+
+
+def train_frozen(model, prepared, *, name, layer="pooled", **options):
+    """Train only the head of a transfer model, on features that the frozen backbone computes once.
+
+    A head that is one linear layer behind `pooled` is fitted by logistic regression (`features.fit_linear_head`),
+    any other by `fit` on the cached features of all eight views. Scores are averaged over the views either way.
+
+    Args:
+        model: a transfer model of `models.build`; its head is trained in place.
+        prepared: preparation.Prepared.
+        name: file name of the saved model.
+        layer: where the head starts.
+        options: for `fit`.
+    Returns:
+        (TrainingResult, float64 (N,)): and the scores of all rows.
+    """
+    started = time.perf_counter()
+    models.freeze_backbone(model)
+    cached = features.extract(prepared, model, layer)
+    _, head = models.split(model, layer)
+    if models.has_linear_head(model):
+        result = _fit_linear(model, prepared, cached)
+        if options.get("save", True):
+            save_model(prepared.settings.run_dir, name, model)
+    else:
+        options = {"views": input_pipeline.ALL_VIEWS, "validation_views": input_pipeline.ALL_VIEWS} | options
+        result = fit(head, prepared, name=name, source=cached, whole=model, **options)
+    scores = predict_scores(head, cached, np.arange(len(prepared.labels)), batch_size=512, tta=True)
+    return replace(result, seconds=time.perf_counter() - started), scores
+
+
+def _fit_linear(model, prepared, cached):
+    """Choose the penalty of the logistic regression on validation, and set the model's `logit`."""
+    train, validation = prepared.rows("train"), prepared.rows("validation")
+    averaged, log, best = cached.averaged(), [], (-1.0, None)
+    for strength in LINEAR_STRENGTHS:
+        head = features.fit_linear_head(averaged, prepared.labels, train, strength=strength)
+        scores = features.head_scores(averaged[validation], *head)
+        log.append({"epoch": len(log), "strength": strength} | validation_figures(prepared.labels[validation], scores))
+        best = max(best, (log[-1]["val_auc"], len(log) - 1, head), key=lambda item: item[0])
+    features.set_linear_head(model, *best[2])
+    return TrainingResult(pd.DataFrame(log), 0.0, best[1], best[0])
+
+
+def fine_tune(model, prepared, *, name, cut=None, **options):
+    """Train the layers behind `cut` (batch normalisation frozen) and the head, from the weights the model has.
+
+    What lies before `cut` is frozen, so its output is computed once for the eight views of each image and kept on
+    disk; an epoch then costs only the layers behind it. The saved model is the whole network, from pixels on.
+
+    Args:
+        model: a transfer model of `models.build`, best with a head from `train_frozen`; trained in place.
+        prepared: preparation.Prepared.
+        name: file name of the saved model and its log.
+        cut: name of the last frozen layer; None takes the backbone's own (`models.BACKBONES`).
+        options: for `fit`.
+    Returns:
+        (TrainingResult, float64 (N,)): and the scores of all rows, averaged over the eight views.
+    """
+    started = time.perf_counter()
+    cut = cut or models.BACKBONES[model.name].cut
+    cached = features.extract(prepared, model, cut)
+    models.unfreeze_behind(model, cut)
+    _, part = models.split(model, cut)
+    options = {"views": input_pipeline.ALL_VIEWS, "validation_views": (0, 3, 5, 6), "learning_rate": 1e-4} | options
+    result = fit(part, prepared, name=name, source=cached, whole=model, **options)
+    rows = prepared.rows("validation", "test")
+    scores = np.full(len(prepared.labels), np.nan)
+    scores[rows] = predict_scores(part, cached, rows, tta=True)
+    return replace(result, seconds=time.perf_counter() - started), scores
 
 
 def _compile(model, n_rows, options):
