@@ -12,7 +12,18 @@ from shared.schema import TEST, TRAIN, VALIDATION
 DESCRIPTORS = ("shape", "margins", "calc_type", "calc_distribution")
 
 
-def evaluate(prepared, name, scores, *, weights="", train_seconds=0.0, parameters=0, threshold=None, extra=None):
+def evaluate(
+    prepared,
+    name,
+    scores,
+    *,
+    weights="",
+    train_seconds=0.0,
+    parameters=0,
+    threshold=None,
+    out_of_fold=False,
+    extra=None,
+):
     """Score one model and write its predictions, its metrics and its row of the comparison table.
 
     The threshold is the one that does best on validation by Youden's index; test is looked at once, here. The
@@ -27,12 +38,14 @@ def evaluate(prepared, name, scores, *, weights="", train_seconds=0.0, parameter
         train_seconds: wall-clock time of the training.
         parameters: how many numbers the model has.
         threshold: float, only where validation cannot choose one (a constant score).
+        out_of_fold: True keeps the scores of training rows too, which must then be out of fold.
         extra: dict of whatever else should be kept in the metrics file.
     Returns:
         dict: `schema.TABLE_COLUMNS` and more, as in `results/metrics/<name>.json`.
     """
     settings = prepared.settings
-    predictions = artifacts.save_predictions(settings.run_dir, name, prepared.manifest, _held_out(prepared, scores))
+    scores = scores if out_of_fold else _held_out(prepared, scores)
+    predictions = artifacts.save_predictions(settings.run_dir, name, prepared.manifest, scores)
     validation, test = (predictions[predictions.split == split] for split in (VALIDATION, TEST))
     for split, part in ((VALIDATION, validation), (TEST, test)):
         if len(part) != len(prepared.rows(split)):
