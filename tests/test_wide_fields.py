@@ -1,0 +1,102 @@
+"""Fields cut from whole mammograms: the lesion inside, anywhere; normal tissue without one; nobody mixed up."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from shared import images, wide_fields
+
+HEIGHT, WIDTH, RADIUS = 300, 220, 12
+CENTRES = {"a": (150, 60), "b": (60, 120), "c": (240, 40)}  # patient -> (y, x) of the lesion
+STEPS = images.ImageSteps(48)
+
+
+def disc(centre, radius):
+    y, x = np.ogrid[:HEIGHT, :WIDTH]
+    return (y - centre[0]) ** 2 + (x - centre[1]) ** 2 <= radius**2
+
+
+def plane(path):
+    kind, patient = path.split("/")
+    lesion = disc(CENTRES[patient], RADIUS)
+    if kind == "mask":
+        return lesion * np.uint8(255)
+    breast = disc((HEIGHT // 2, 0), 180) * np.random.default_rng(ord(patient)).uniform(80, 120, (HEIGHT, WIDTH))
+    return np.where(lesion, 220, breast).astype(np.uint8)
+
+
+@pytest.fixture
+def dataset():
+    return SimpleNamespace(read_image=lambda path, min_side=None: plane(path))
+
+
+@pytest.fixture
+def manifest():
+    rows = [
+        {"image_id": f"{name}_1", "patient_id": name, "side": "LEFT", "split": split, "fold": -1, "label": label,
+         "full_image_path": f"full/{name}", "mask_path": f"mask/{name}"}
+        for name, split, label in (("a", "train", 0), ("b", "validation", 1), ("c", "test", 1))
+    ]  # fmt: skip
+    rows.append({**rows[0], "image_id": "a_2", "mask_path": ""})
+    rows.append({**rows[1], "image_id": "b_2", "split": "excluded"})
+    return pd.DataFrame(rows)
+
+
+def test_each_lesion_gives_one_field_with_it_and_one_without(dataset, manifest):
+    fields = wide_fields.cut_wide_fields(dataset, manifest, STEPS, share=0.3, seed=0)
+    assert fields.images.shape == fields.masks.shape == (6, 48, 48)
+    assert list(fields.manifest.image_id) == ["a_1", "a_1_normal", "b_1", "b_1_normal", "c_1", "c_1_normal"]
+    assert list(fields.labels) == [1, 0] * 3
+    assert list(fields.manifest.malignant) == [0, 0, 1, 1, 1, 1]
+    np.testing.assert_array_equal(fields.rows("test"), [4, 5])
+    inside = fields.masks[fields.labels == 1].mean((1, 2))
+    np.testing.assert_allclose(inside, np.pi * RADIUS**2 / (0.3 * HEIGHT) ** 2, rtol=0.05)
+    assert not fields.masks[fields.labels == 0].any()
+    for image, mask in zip(fields.images[::2], fields.masks[::2], strict=True):
+        assert image[mask == 1].mean() > image[mask == 0].mean() + 50
+
+
+def test_the_seed_decides_and_threads_do_not(dataset, manifest):
+    one = wide_fields.cut_wide_fields(dataset, manifest, STEPS, seed=1, n_jobs=1)
+    two = wide_fields.cut_wide_fields(dataset, manifest, STEPS, seed=1, n_jobs=3)
+    other = wide_fields.cut_wide_fields(dataset, manifest, STEPS, seed=2)
+    np.testing.assert_array_equal(one.images, two.images)
+    assert (one.images != other.images).any()
+
+
+def test_a_copy_without_mammograms_or_masks_has_nothing_to_cut(manifest):
+    np.testing.assert_array_equal(wide_fields.can_cut(manifest), [True, True, True, False, False])
+    assert not wide_fields.can_cut(manifest.drop(columns="full_image_path")).any()
+
+
+@pytest.mark.parametrize("centre", [(150, 110), (15, 15), (285, 205)])
+def test_the_lesion_lies_inside_and_off_centre_wherever_it_is(centre):
+    mask, random = disc(centre, RADIUS), np.random.default_rng(0)
+    places = [wide_fields.place_around(mask, side=90, random=random) for _ in range(200)]
+    for top, left, side in places:
+        assert side == 90
+        assert 0 <= top <= HEIGHT - side
+        assert 0 <= left <= WIDTH - side
+        assert mask[top : top + side, left : left + side].sum() == mask.sum()
+    free = centre == (150, 110)
+    assert np.ptp([top for top, _, _ in places]) >= (60 if free else 0)
+
+
+def test_a_field_grows_with_a_lesion_that_does_not_fit_and_stops_at_the_image():
+    random = np.random.default_rng(0)
+    assert wide_fields.place_around(disc((150, 110), 60), side=90, random=random)[2] == int(1.25 * 121)
+    assert wide_fields.place_around(disc((150, 110), 108), side=90, random=random)[2] == WIDTH
+
+
+def test_normal_tissue_resembles_the_field_of_the_lesion_in_its_share_of_breast(dataset, manifest):
+    steps = images.ImageSteps(48, "none")
+    fields = wide_fields.cut_wide_fields(dataset, manifest, steps, share=0.25, seed=3)
+    dark = (fields.images < 20).mean((1, 2))
+    assert np.abs(dark[::2] - dark[1::2]).max() < 0.15
+
+
+def test_no_place_is_found_where_lesions_are_everywhere():
+    everywhere = wide_fields._sums(np.ones((60, 60), bool))
+    assert wide_fields.place_beside(everywhere, everywhere, side=20, like=1, random=np.random.default_rng(0)) is None
