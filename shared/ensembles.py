@@ -6,12 +6,14 @@ the fold that holds a row, -1 for rows that no fold holds (test, excluded).
 
 import contextlib
 import time
+import warnings
 from dataclasses import dataclass, field
 
 import joblib
 import numpy as np
 from scipy import special
 from sklearn.base import BaseEstimator, clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
@@ -148,7 +150,9 @@ def train_fold(task, *, features, labels, folds):
     training = (fold >= 0) & (fold != task.fold)
     model = _with_seed(clone(task.member.estimator), task.seed)
     started = time.perf_counter()
-    model.fit(array[training], labels[training])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # members limit their epochs on purpose
+        model.fit(array[training], labels[training])
     seconds = time.perf_counter() - started
     scores = np.full(len(labels), np.nan)
     scores[~training] = model.predict_proba(array[~training])[:, 1]

@@ -44,7 +44,7 @@ def evaluate(
         dict: `schema.TABLE_COLUMNS` and more, as in `results/metrics/<name>.json`.
     """
     settings = prepared.settings
-    scores = scores if out_of_fold else _held_out(prepared, scores)
+    scores = _held_out(prepared, scores, out_of_fold)
     predictions = artifacts.save_predictions(settings.run_dir, name, prepared.manifest, scores)
     validation, test = (predictions[predictions.split == split] for split in (VALIDATION, TEST))
     for split, part in ((VALIDATION, validation), (TEST, test)):
@@ -80,10 +80,10 @@ def evaluate(
     return result
 
 
-def _held_out(prepared, scores):
+def _held_out(prepared, scores, out_of_fold):
     """Keep the scores of validation and test: what a model says of its own training images is no result."""
-    held_out = prepared.manifest.split.isin((VALIDATION, TEST)).to_numpy()
-    return np.where(held_out, np.asarray(scores, dtype=float), np.nan)
+    kept = (VALIDATION, TEST, TRAIN) if out_of_fold else (VALIDATION, TEST)
+    return np.where(prepared.manifest.split.isin(kept), np.asarray(scores, dtype=float), np.nan)
 
 
 def table_row(result):

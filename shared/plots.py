@@ -254,3 +254,40 @@ def plot_threshold_transfer(table):
     axes[0].invert_yaxis()
     axes[0].legend(fontsize=8, loc="lower left")
     return figure
+
+
+def plot_grouped_intervals(table, *, label, group, value="auc", low="auc_low", high="auc_high", xlabel="AUC"):
+    """Draw values with intervals, one block of rows a label and one colour a group.
+
+    Args:
+        table: DataFrame with the named columns; labels and groups are drawn in the order of their first row.
+    """
+    names, groups = list(dict.fromkeys(table[label])), list(dict.fromkeys(table[group]))
+    figure, axis = new_figure(size=(7, 1.2 + 0.3 * len(table)))
+    for row in table.to_dict("records"):
+        place = groups.index(row[group])
+        y = names.index(row[label]) + 0.6 * ((place + 0.5) / len(groups) - 0.5)
+        axis.plot([row[low], row[high]], [y, y], color=COLOURS[place], linewidth=2)
+        axis.plot(row[value], y, "o", color=COLOURS[place], label=row[group] if row[label] == names[0] else None)
+    axis.axvline(0.5, color="#999999", linestyle="--", linewidth=1)
+    axis.set(yticks=range(len(names)), yticklabels=names, xlabel=f"{xlabel} with 95 % interval by patient")
+    axis.invert_yaxis()
+    axis.grid(False, axis="y")
+    axis.legend(fontsize=8)
+    return figure
+
+
+def plot_patient_curve(table, *, xlabel="patients to learn from", ylabel="out-of-fold AUC"):
+    """Draw a score over the number of patients: one dot a seed, their mean, and its band by patient.
+
+    Args:
+        table: DataFrame patients, seed, auc, auc_low, auc_high; one row a size and seed.
+    """
+    figure, axis = new_figure(size=(6, 3.6))
+    mean = table.groupby("patients")[["auc", "auc_low", "auc_high"]].mean()
+    axis.fill_between(mean.index, mean.auc_low, mean.auc_high, color=VALIDATION_COLOUR, alpha=0.2, label="95 % interval")
+    axis.plot(mean.index, mean.auc, color=VALIDATION_COLOUR, label="mean over the seeds")
+    axis.scatter(table.patients, table.auc, s=14, color="black", zorder=3, label="one seed")
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.legend(fontsize=8, loc="lower right")
+    return figure
