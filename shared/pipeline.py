@@ -27,7 +27,7 @@ WEIGHTS_WORDS = ("", "imagenet", "demo", "none")
 OUTPUT_FOLDERS = ("data", "models", "results")
 PACKAGES = (
     "tensorflow", "keras", "numpy", "pandas", "scipy", "scikit-learn", "opencv-python-headless", "pillow", "pydicom",
-    "matplotlib", "joblib", "papermill", "nbconvert", "ipykernel",
+    "matplotlib", "joblib", "papermill", "nbconvert", "ipykernel", "jupyterlab",
 )  # fmt: skip
 
 
@@ -548,7 +548,7 @@ def finish(record, run_dir, *, say=print):
         say("")
         say(format_table(table))
     say("")
-    say(f"open {_write_report(run_dir)}")
+    say(f"open {_write_reports(run_dir)}")
 
 
 def format_table(table):
@@ -568,9 +568,11 @@ def _renewed_table(run_dir):
     return artifacts.load_table(run_dir)
 
 
-def _write_report(run_dir):
+def _write_reports(run_dir):
     from shared import report
 
+    report.write_model_card(run_dir)
+    report.write_reporting_checklist(run_dir)
     return report.write_index(run_dir)
 
 
