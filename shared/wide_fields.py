@@ -7,42 +7,19 @@ size from the same mammogram.
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pandas as pd
 
-from shared import images
+from shared import images, preparation
+from shared.preparation import Prepared
+from shared.schema import DataError
 
-NORMAL, LESION = 0, 1
+CLASS_NAMES = ("normal tissue", "lesion")
 KEPT = ("image_id", "patient_id", "side", "split", "fold")
 TRIES = 40  # places tried for a field of normal tissue
-
-
-@dataclass(frozen=True)
-class WideFields:
-    """Fields of one data set, ready for a network.
-
-    Attributes:
-        manifest: DataFrame `image_id, patient_id, side, split, fold, malignant, label`, row i belongs to images[i];
-            label is 1 for a field with a lesion and 0 for one of normal tissue.
-        images: uint8 (N, S, S).
-        masks: uint8 (N, S, S) of 0 and 1: all lesions in the field; 0 for normal tissue.
-    """
-
-    manifest: pd.DataFrame
-    images: np.ndarray
-    masks: np.ndarray
-
-    @property
-    def labels(self):
-        """int (N,): 0 normal tissue, 1 lesion."""
-        return self.manifest.label.to_numpy()
-
-    def rows(self, *names):
-        """Return the positions of the rows of one or more splits: int (n,), ascending."""
-        return np.flatnonzero(self.manifest.split.isin(names))
 
 
 def can_cut(manifest):
@@ -52,40 +29,45 @@ def can_cut(manifest):
     return ((manifest.full_image_path != "") & (manifest.mask_path != "") & (manifest.split != "excluded")).to_numpy()
 
 
-def cut_wide_fields(dataset, manifest, steps, *, share=0.3, seed=0, n_jobs=None):
+def cut_wide_fields(dataset, prepared, *, share=0.3, seed=0, n_jobs=None):
     """Cut a field around every lesion, and one of normal tissue beside it where there is room.
 
     Args:
-        dataset: datasets.Dataset that reads the images.
-        manifest: DataFrame of crops with splits assigned; rows for which `can_cut` is False are passed over.
-        steps: images.ImageSteps, which bring the fields to one size.
+        dataset: datasets.Dataset that reads the mammograms.
+        prepared: preparation.Prepared, the crops with their splits; those for which `can_cut` is False are left out.
         share: side of a field as a share of the mammogram's height; wider where a lesion does not fit in.
         seed: of the shifts; each mammogram has its own stream.
         n_jobs: threads; default: the cores there are.
     Returns:
-        WideFields
+        Prepared: the fields in place of the crops, label 0 normal tissue and 1 lesion (`malignant` keeps the crop's
+        own label), masks of all lesions in a field; no statistics.
+    Raises:
+        DataError: there is no mammogram with a mask.
     """
+    steps = replace(preparation.image_steps(prepared.settings), breast_crop=False)
     mammograms = {}
-    for row in manifest[can_cut(manifest)].itertuples(index=False):
+    for row in prepared.manifest[can_cut(prepared.manifest)].itertuples(index=False):
         mammograms.setdefault(row.full_image_path, []).append(row)
     groups = list(mammograms.values())
-    steps = images.ImageSteps(steps.size, steps.window, steps.keep_aspect, breast_crop=False)
+    if not groups:
+        raise DataError("no whole mammogram with a lesion mask on disk: wide fields cannot be cut from this copy")
 
     def work(number):
         return _cut_mammogram(dataset, groups[number], steps, share, np.random.default_rng((seed, number)))
 
     with ThreadPoolExecutor(n_jobs or os.cpu_count()) as pool:
         fields = [field for found in pool.map(work, range(len(groups))) for field in found]
-    frame = pd.DataFrame([field[0] for field in fields])
-    return WideFields(frame, *(np.stack([field[part] for field in fields]) for part in (1, 2)))
+    manifest = pd.DataFrame([field[0] for field in fields])
+    fields, masks = (np.stack([field[part] for field in fields]) for part in (1, 2))
+    return Prepared(prepared.settings, manifest, fields, masks, pd.DataFrame(), CLASS_NAMES)
 
 
 def _cut_mammogram(dataset, rows, steps, share, random):
     """Return [(row of the manifest, image, mask)] for all lesions of one mammogram."""
     min_side = round(steps.size / share)  # a JPEG of many megapixels need not be decoded at its full size
     full = dataset.read_image(rows[0].full_image_path, min_side=min_side)
-    masks = [dataset.read_image(row.mask_path, min_side=min_side) > 127 for row in rows]
-    masks = [images.resize(mask.astype(np.uint8), *full.shape) > 0 for mask in masks]
+    planes = [dataset.read_image(row.mask_path, min_side=min_side) for row in rows]
+    masks = [images.resize((plane > plane.max() / 2).astype(np.uint8), *full.shape) > 0 for plane in planes]
     lesions = np.maximum.reduce(masks)
     covered, breast = _sums(lesions), _sums(_tissue(full))
     fields = []
@@ -95,11 +77,11 @@ def _cut_mammogram(dataset, rows, steps, share, random):
         place = place_around(mask, side=round(share * full.shape[0]), random=random)
         kept = {name: getattr(row, name) for name in KEPT}
         kept["malignant"] = row.label
-        fields.append(({**kept, "label": LESION}, *_cut(full, lesions, place, steps)))
+        fields.append(({**kept, "label": 1}, *_cut(full, lesions, place, steps)))
         place = place_beside(covered, breast, side=place[2], like=_share(breast, place), random=random)
         if place is not None:
             kept["image_id"] += "_normal"
-            fields.append(({**kept, "label": NORMAL}, *_cut(full, lesions, place, steps)))
+            fields.append(({**kept, "label": 0}, *_cut(full, lesions, place, steps)))
     return fields
 
 

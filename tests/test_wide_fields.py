@@ -1,16 +1,19 @@
 """Fields cut from whole mammograms: the lesion inside, anywhere; normal tissue without one; nobody mixed up."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from shared import images, wide_fields
+from shared import wide_fields
+from shared.config import Settings
+from shared.preparation import Prepared
+from shared.schema import DataError
 
 HEIGHT, WIDTH, RADIUS = 300, 220, 12
 CENTRES = {"a": (150, 60), "b": (60, 120), "c": (240, 40)}  # patient -> (y, x) of the lesion
-STEPS = images.ImageSteps(48)
 
 
 def disc(centre, radius):
@@ -33,7 +36,7 @@ def dataset():
 
 
 @pytest.fixture
-def manifest():
+def crops():
     rows = [
         {"image_id": f"{name}_1", "patient_id": name, "side": "LEFT", "split": split, "fold": -1, "label": label,
          "full_image_path": f"full/{name}", "mask_path": f"mask/{name}"}
@@ -41,11 +44,13 @@ def manifest():
     ]  # fmt: skip
     rows.append({**rows[0], "image_id": "a_2", "mask_path": ""})
     rows.append({**rows[1], "image_id": "b_2", "split": "excluded"})
-    return pd.DataFrame(rows)
+    return Prepared(
+        Settings(image_size=48, window="none"), pd.DataFrame(rows), None, None, None, ("benign", "malignant")
+    )
 
 
-def test_each_lesion_gives_one_field_with_it_and_one_without(dataset, manifest):
-    fields = wide_fields.cut_wide_fields(dataset, manifest, STEPS, share=0.3, seed=0)
+def test_each_lesion_gives_one_field_with_it_and_one_without(dataset, crops):
+    fields = wide_fields.cut_wide_fields(dataset, crops, share=0.3, seed=0)
     assert fields.images.shape == fields.masks.shape == (6, 48, 48)
     assert list(fields.manifest.image_id) == ["a_1", "a_1_normal", "b_1", "b_1_normal", "c_1", "c_1_normal"]
     assert list(fields.labels) == [1, 0] * 3
@@ -58,17 +63,20 @@ def test_each_lesion_gives_one_field_with_it_and_one_without(dataset, manifest):
         assert image[mask == 1].mean() > image[mask == 0].mean() + 50
 
 
-def test_the_seed_decides_and_threads_do_not(dataset, manifest):
-    one = wide_fields.cut_wide_fields(dataset, manifest, STEPS, seed=1, n_jobs=1)
-    two = wide_fields.cut_wide_fields(dataset, manifest, STEPS, seed=1, n_jobs=3)
-    other = wide_fields.cut_wide_fields(dataset, manifest, STEPS, seed=2)
+def test_the_seed_decides_and_threads_do_not(dataset, crops):
+    one = wide_fields.cut_wide_fields(dataset, crops, seed=1, n_jobs=1)
+    two = wide_fields.cut_wide_fields(dataset, crops, seed=1, n_jobs=3)
+    other = wide_fields.cut_wide_fields(dataset, crops, seed=2)
     np.testing.assert_array_equal(one.images, two.images)
     assert (one.images != other.images).any()
 
 
-def test_a_copy_without_mammograms_or_masks_has_nothing_to_cut(manifest):
-    np.testing.assert_array_equal(wide_fields.can_cut(manifest), [True, True, True, False, False])
-    assert not wide_fields.can_cut(manifest.drop(columns="full_image_path")).any()
+def test_a_copy_without_mammograms_or_masks_has_nothing_to_cut(dataset, crops):
+    np.testing.assert_array_equal(wide_fields.can_cut(crops.manifest), [True, True, True, False, False])
+    without = replace(crops, manifest=crops.manifest.drop(columns="full_image_path"))
+    assert not wide_fields.can_cut(without.manifest).any()
+    with pytest.raises(DataError, match="no whole mammogram"):
+        wide_fields.cut_wide_fields(dataset, without)
 
 
 @pytest.mark.parametrize("centre", [(150, 110), (15, 15), (285, 205)])
@@ -90,9 +98,8 @@ def test_a_field_grows_with_a_lesion_that_does_not_fit_and_stops_at_the_image():
     assert wide_fields.place_around(disc((150, 110), 108), side=90, random=random)[2] == WIDTH
 
 
-def test_normal_tissue_resembles_the_field_of_the_lesion_in_its_share_of_breast(dataset, manifest):
-    steps = images.ImageSteps(48, "none")
-    fields = wide_fields.cut_wide_fields(dataset, manifest, steps, share=0.25, seed=3)
+def test_normal_tissue_resembles_the_field_of_the_lesion_in_its_share_of_breast(dataset, crops):
+    fields = wide_fields.cut_wide_fields(dataset, crops, share=0.25, seed=3)
     dark = (fields.images < 20).mean((1, 2))
     assert np.abs(dark[::2] - dark[1::2]).max() < 0.15
 
