@@ -285,9 +285,97 @@ def plot_patient_curve(table, *, xlabel="patients to learn from", ylabel="out-of
     """
     figure, axis = new_figure(size=(6, 3.6))
     mean = table.groupby("patients")[["auc", "auc_low", "auc_high"]].mean()
-    axis.fill_between(mean.index, mean.auc_low, mean.auc_high, color=VALIDATION_COLOUR, alpha=0.2, label="95 % interval")
+    axis.fill_between(
+        mean.index, mean.auc_low, mean.auc_high, color=VALIDATION_COLOUR, alpha=0.2, label="95 % interval"
+    )
     axis.plot(mean.index, mean.auc, color=VALIDATION_COLOUR, label="mean over the seeds")
     axis.scatter(table.patients, table.auc, s=14, color="black", zorder=3, label="one seed")
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+# ------------------------------------------------------------------ heatmaps
+def show_heatmaps(images, maps, *, masks=None, titles=None, width=1.45, opacity=0.65):
+    """Lay heatmaps over grey images: one row an image, first the image alone, then one column a map.
+
+    The stronger the map, the less transparent its colour, so that the mammogram stays visible where the map is silent.
+
+    Args:
+        images: (N, H, W), 0–255.
+        maps: {name: float (N, H, W) in [0, 1]}.
+        masks: (N, H, W) or None; their outline is drawn in white and black.
+        titles: N words, one a row.
+        width: inches a picture.
+        opacity: of a map at 1.
+    """
+    count, columns = len(images), ["image", *maps]
+    figure, axes = new_figure(
+        count, len(columns), size=(width * len(columns) + 0.3, width * count + 0.3), squeeze=False
+    )
+    for row, column in np.ndindex(count, len(columns)):
+        axis = axes[row, column]
+        axis.imshow(images[row], cmap="gray", vmin=0, vmax=255)
+        if column:
+            heat = np.asarray(maps[columns[column]][row])
+            axis.imshow(heat, cmap="plasma", vmin=0, vmax=1, alpha=opacity * np.sqrt(np.clip(heat, 0, 1)))
+        if masks is not None and masks[row].any():
+            axis.contour(masks[row], [0.5], colors="black", linewidths=1.6)
+            axis.contour(masks[row], [0.5], colors="white", linewidths=0.8)
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+        if row == 0:
+            axis.set_title(columns[column], fontsize=9)
+        if column == 0 and titles is not None:
+            axis.set_ylabel(titles[row], fontsize=9)
+    return figure
+
+
+def plot_localisation(table, measures, *, references=None):
+    """Draw measures of localisation with their intervals, one panel a measure and one row a method.
+
+    Args:
+        table: DataFrame with `localisation.COLUMNS`, methods in the order to draw, top first.
+        measures: which to draw.
+        references: methods drawn in grey: what a heatmap has to beat.
+    """
+    methods = list(dict.fromkeys(table.method))
+    figure, axes = new_figure(
+        1, len(measures), size=(2.2 + 2.6 * len(measures), 0.8 + 0.26 * len(methods)), sharey=True, squeeze=False
+    )
+    for axis, measure in zip(axes[0], measures, strict=True):
+        for row in table[table.measure == measure].itertuples(index=False):
+            y, colour = methods.index(row.method), "#888888" if row.method in (references or ()) else COLOURS[0]
+            axis.plot([row.low, row.high], [y, y], color=colour, linewidth=2)
+            axis.plot(row.value, y, marker="o", color=colour)
+        axis.set(xlabel=measure.replace("_", " "), yticks=range(len(methods)), yticklabels=methods)
+        axis.set_xlim(left=0)
+        axis.grid(False, axis="y")
+    axes[0, 0].invert_yaxis()
+    return figure
+
+
+def plot_cascade(table):
+    """Draw how maps change as the weights are randomised from the output down.
+
+    Args:
+        table: DataFrame, index: the lowest layer randomised ("none" first); columns: quantities from 0 to 1.
+    """
+    figure, axis = new_figure(size=(7, 3.4))
+    for colour, column in zip(COLOURS, table.columns, strict=False):
+        axis.plot(range(len(table)), table[column], marker="o", color=colour, label=column)
+    axis.axhline(0, color="#999999", linewidth=1)
+    axis.set(xlabel="randomised from the output down to", xticks=range(len(table)))
+    axis.set_xticklabels(table.index, rotation=30, ha="right")
+    axis.legend(fontsize=8)
+    return figure
+
+
+def plot_removal_curves(curves, *, title="", xlabel="share of pixels taken away"):
+    """Draw the mean score while pixels are taken away or brought back: {name: float (N, points)}."""
+    figure, axis = new_figure(size=(5.2, 3.4))
+    for colour, (name, values) in zip(COLOURS, curves.items(), strict=False):
+        axis.plot(np.linspace(0, 1, values.shape[1]), values.mean(axis=0), color=colour, label=name)
+    axis.set(xlabel=xlabel, ylabel="mean logit", title=title)
+    axis.legend(fontsize=8)
     return figure
