@@ -57,8 +57,8 @@ def write_demo_data(out, *, layout="cbis-ddsm", patients=None, seed=0, acquisiti
     _check_options(layout, patients, seed, acquisition)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: exists and is not an empty folder; name a new one, or delete it first")
-    plans = [phantom.plan_patient(index, seed=seed, acquisition=acquisition) for index in range(patients)]
-    run = partial(_map_patients, n_jobs=n_jobs, progress=progress, seed=seed)
+    plans = phantom.plan_patients(patients, seed=seed, acquisition=acquisition)
+    run = partial(_map_patients, n_jobs=n_jobs, progress=progress)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".part-", dir=out.parent))
@@ -88,10 +88,10 @@ def _check_options(layout, patients, seed, acquisition):
         raise UsageError(f"seed: {seed} is negative")
 
 
-def _map_patients(task, plans, *, n_jobs, progress, seed, title="phantom patients"):
+def _map_patients(task, plans, *, n_jobs, progress, title="phantom patients"):
     """Return [task(patient)] in order, drawn in parallel."""
     bar = tqdm(plans, desc=title, unit="patient", disable=not progress)
-    jobs = (delayed(_one_thread)(partial(task, seed=seed), patient) for patient in bar)
+    jobs = (delayed(_one_thread)(task, patient) for patient in bar)
     return Parallel(n_jobs=n_jobs, batch_size=4)(jobs)
 
 
@@ -180,13 +180,14 @@ def _write_oracle(out, plans):
 
 # ------------------------------------------------------------------ CBIS-DDSM
 DICOM_COLUMNS = (
-    "file_path,image_path,AccessionNumber,BitsAllocated,BitsStored,BodyPartExamined,Columns,ContentDate,ContentTime,"
-    "ConversionType,HighBit,InstanceNumber,LargestImagePixelValue,Laterality,Modality,PatientBirthDate,PatientID,"
-    "PatientName,PatientOrientation,PatientSex,PhotometricInterpretation,PixelRepresentation,ReferringPhysicianName,"
-    "Rows,SOPClassUID,SOPInstanceUID,SamplesPerPixel,SecondaryCaptureDeviceManufacturer,"
-    "SecondaryCaptureDeviceManufacturerModelName,SeriesDescription,SeriesInstanceUID,SeriesNumber,"
-    "SmallestImagePixelValue,SpecificCharacterSet,StudyDate,StudyID,StudyInstanceUID,StudyTime"
-).split(",")
+    "file_path", "image_path", "AccessionNumber", "BitsAllocated", "BitsStored", "BodyPartExamined", "Columns",
+    "ContentDate", "ContentTime", "ConversionType", "HighBit", "InstanceNumber", "LargestImagePixelValue",
+    "Laterality", "Modality", "PatientBirthDate", "PatientID", "PatientName", "PatientOrientation", "PatientSex",
+    "PhotometricInterpretation", "PixelRepresentation", "ReferringPhysicianName", "Rows", "SOPClassUID",
+    "SOPInstanceUID", "SamplesPerPixel", "SecondaryCaptureDeviceManufacturer",
+    "SecondaryCaptureDeviceManufacturerModelName", "SeriesDescription", "SeriesInstanceUID", "SeriesNumber",
+    "SmallestImagePixelValue", "SpecificCharacterSet", "StudyDate", "StudyID", "StudyInstanceUID", "StudyTime",
+)  # fmt: skip
 FULL, CROP, ROI = "full mammogram images", "cropped images", "ROI mask images"
 CASE_FILES = {
     (MASS, TRAIN): "mass_case_description_train_set.csv",
@@ -224,7 +225,7 @@ def _drop_one_series(out, rows, files):
             files[position] = None
 
 
-def _write_cbis_patient(patient, *, out, dicom, seed):
+def _write_cbis_patient(patient, *, out, dicom):
     """Draw one patient, write the images, and return the csv rows: {"rows": [...], "files": [...]}."""
     result = {"rows": [], "files": []}
     for side, view, drawn in _views(patient):
@@ -256,9 +257,8 @@ def _write_cbis_film(out, patient, kind, side, view, drawn, positions, result, d
         for role in (CROP, ROI):
             image, number, series = (crop, crop_number, (folder,)) if role == CROP else (mask, mask_number, mask_series)
             first = own_series or (role == ROI) == mask_first
-            paths[role] = write(
-                **base, folder=folder, series=series, role=role, image=image, number=number, first=first
-            )
+            place = {"folder": folder, "series": series, "number": number, "first": first}
+            paths[role] = write(**base, **place, role=role, image=image)
         fields = _case_fields(patient, lesion, view, full_path, paths)
         row = {"kind": kind, "split": patient.split[kind], "fields": fields, "number": lesion.number}
         result["rows"].append({**row, "crop_series": paths[CROP].split("/")[2]})
@@ -393,7 +393,7 @@ def _write_tfrecord(out, plans, run):
         np.save(out / f"{name}_labels.npy", np.array([tile["label"] for tile in chosen], np.int64))
 
 
-def _draw_tiles(patient, *, seed):
+def _draw_tiles(patient):
     """Return a patient's tiles: three of each lesion's view, and some of a healthy breast if there is one.
 
     Lesion tiles keep the film's resolution; normal tiles went through another program (coarser sampling, JPEG,
@@ -455,10 +455,11 @@ def _write_records(path, tiles):
 
 # -------------------------------------------------------------------- png, npz
 SYNTHETIC_SIDE = 128
+TWIN_SEED = 1_000_003
 
 
 def _write_png_npz(out, plans, run):
-    """Write crops as original/*.png, and crops of other phantom patients after a simulated generator as synthetic/*.npz.
+    """Write crops as original/*.png, and, of other women, crops out of a simulated generator as synthetic/*.npz.
 
     Both kinds come from the same anatomy; what differs is what a generator and its file format leave behind.
     """
@@ -466,26 +467,19 @@ def _write_png_npz(out, plans, run):
     (out / "original").mkdir()
     (out / "synthetic").mkdir()
     run(partial(_write_originals, out=out), plans)
-    twins = [_twin(patient) for patient in plans]
+    # other women of the same population, whose crops the simulated generator draws
+    twins = phantom.plan_patients(len(plans), seed=plans[0].seed[0] + TWIN_SEED, acquisition=plans[0].acquisition)
     run(partial(_write_synthetics, out=out), twins, title="synthetic twins")
 
 
-def _twin(patient):
-    """Return another woman from the same population, whose crops the simulated generator draws."""
-    seed, acquisition = patient.seed[0] + 1_000_003, patient.acquisition
-    index = patient.number - phantom.ACQUISITIONS[acquisition].first_patient
-    return phantom.plan_patient(index, seed=seed, acquisition=acquisition)
-
-
-def _write_originals(patient, *, out, seed):
+def _write_originals(patient, *, out):
     for side, view, drawn in _views(patient):
         for position, lesion in enumerate(drawn.lesions):
-            number = 1 + [other for other in drawn.lesions].index(lesion)
-            name = f"{patient.patient_id}_{side}_{view}_{number}_{'M' if lesion.malignant else 'B'}.png"
+            name = f"{patient.patient_id}_{side}_{view}_{position + 1}_{'M' if lesion.malignant else 'B'}.png"
             _write_image(out / "original" / name, _to_uint8(_crop(drawn, position)))
 
 
-def _write_synthetics(patient, *, out, seed):
+def _write_synthetics(patient, *, out):
     rng = _stream(patient, 7)
     made = 0
     for _side, _view, drawn in _views(patient):
@@ -536,8 +530,7 @@ def _write_npz(out, plans, run):
     run(partial(_write_npz_patient, out=out), plans)
 
 
-def _write_npz_patient(patient, *, out, seed):
-    rng = _stream(patient, 9)
+def _write_npz_patient(patient, *, out):
     for side, view, drawn in _views(patient):
         for position, lesion in enumerate(drawn.lesions):
             folder = "cancer" if lesion.malignant else "non_cancer"
@@ -546,7 +539,6 @@ def _write_npz_patient(patient, *, out, seed):
             image = cv2.resize(crop, (SYNTHETIC_SIDE,) * 2, interpolation=shrink)
             image = (image - image.mean()) / (image.std() + 1e-6)
             _save_npz(out / folder / f"{patient.patient_id}_{side}_{view}_{position + 1}.npz", image.astype(np.float32))
-    del rng
 
 
 # -------------------------------------------------------------------- mini-MIAS
@@ -555,13 +547,13 @@ MIAS_TISSUE = {1: "F", 2: "G", 3: "G", 4: "D"}
 
 
 def _write_mias(out, plans, run):
-    """Write mdbNNN.pgm, 1024 x 1024, the MLO films of both breasts of a patient (odd right, even left), and Info.txt."""
+    """Write mdbNNN.pgm, 1024 x 1024, MLO films of both breasts (odd numbers right, even left), and Info.txt."""
     results = run(partial(_write_mias_patient, out=out), plans)
     _write_oracle(out, plans)
     (out / "Info.txt").write_text("\n".join(line for lines in results for line in lines) + "\n", encoding="ascii")
 
 
-def _write_mias_patient(patient, *, out, seed):
+def _write_mias_patient(patient, *, out):
     rng = _stream(patient, 11)
     first = 1 + 2 * (patient.number - phantom.ACQUISITIONS[patient.acquisition].first_patient)
     lines = []

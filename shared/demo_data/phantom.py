@@ -30,21 +30,21 @@ MASS_MARGINS = {
     "SPICULATED": (0.05, 0.44),
 }
 CALC_TYPES = {
-    "PUNCTATE": (0.21, 0.05),
-    "ROUND_AND_REGULAR": (0.20, 0.03),
-    "LUCENT_CENTER": (0.15, 0.01),
+    "PUNCTATE": (0.22, 0.05),
+    "ROUND_AND_REGULAR": (0.22, 0.02),
+    "LUCENT_CENTER": (0.16, 0.01),
     "COARSE": (0.07, 0.01),
     "VASCULAR": (0.07, 0.01),
     "AMORPHOUS": (0.11, 0.16),
-    "PLEOMORPHIC": (0.16, 0.49),
-    "FINE_LINEAR_BRANCHING": (0.03, 0.24),
+    "PLEOMORPHIC": (0.13, 0.50),
+    "FINE_LINEAR_BRANCHING": (0.02, 0.24),
 }
 CALC_DISTRIBUTIONS = {
-    "CLUSTERED": (0.64, 0.58),
-    "REGIONAL": (0.14, 0.06),
-    "DIFFUSELY_SCATTERED": (0.10, 0.02),
-    "SEGMENTAL": (0.08, 0.18),
-    "LINEAR": (0.04, 0.16),
+    "CLUSTERED": (0.62, 0.54),
+    "REGIONAL": (0.16, 0.05),
+    "DIFFUSELY_SCATTERED": (0.11, 0.02),
+    "SEGMENTAL": (0.07, 0.20),
+    "LINEAR": (0.04, 0.19),
 }
 
 
@@ -66,13 +66,13 @@ class Acquisition:
 ACQUISITIONS = {
     "A": Acquisition(
         first_patient=1,
-        prevalence={(MASS, TRAIN): 0.49, (MASS, TEST): 0.40, (CALC, TRAIN): 0.40, (CALC, TEST): 0.40},
-        gamma=(0.85, 1.15), grain=(0.006, 0.014), blur=0.45, base=0.03, burn_in=0.6, film_edge=0.2,
+        prevalence={(MASS, TRAIN): 0.50, (MASS, TEST): 0.40, (CALC, TRAIN): 0.40, (CALC, TEST): 0.40},
+        gamma=(0.85, 1.15), grain=(0.004, 0.010), blur=0.45, base=0.03, burn_in=0.6, film_edge=0.2,
         label="{side} {view}",
     ),
     "B": Acquisition(
         first_patient=10001,
-        prevalence={(MASS, TRAIN): 0.30, (MASS, TEST): 0.30, (CALC, TRAIN): 0.27, (CALC, TEST): 0.27},
+        prevalence={(MASS, TRAIN): 0.30, (MASS, TEST): 0.30, (CALC, TRAIN): 0.25, (CALC, TEST): 0.25},
         gamma=(1.25, 1.60), grain=(0.012, 0.022), blur=0.80, base=0.08, burn_in=0.95, film_edge=0.5,
         label="{view} {side}   H-B",
     ),
@@ -131,28 +131,49 @@ class View:
 
 
 # ---------------------------------------------------------------------- plan
-def plan_patient(index, *, seed=0, acquisition="A"):
-    """Decide what patient number `index` (from 0) has.
+BLOCK = 20  # lesions of one kind and split in which the share of malignant ones is exact
+
+
+def plan_patients(count, *, seed=0, acquisition="A"):
+    """Decide what each of `count` patients has; the first ones are the same whatever the count.
 
     Args:
-        index: int, position among the patients.
+        count: int, how many.
         seed: int, the data set's seed.
         acquisition: a key of ACQUISITIONS.
     Returns:
-        Patient
+        list of Patient.
     """
+    planned = {(kind, split): 0 for kind in (MASS, CALC) for split in (TRAIN, TEST)}
+    return [_plan_patient(index, int(seed), acquisition, planned) for index in range(count)]
+
+
+def _plan_patient(index, seed, acquisition, planned):
     hospital = ACQUISITIONS[acquisition]
     number = hospital.first_patient + index
-    key = (int(seed), sorted(ACQUISITIONS).index(acquisition), number)
+    key = (seed, sorted(ACQUISITIONS).index(acquisition), number)
     rng = np.random.default_rng(key)
     density = int(rng.choice([1, 2, 3, 4], p=[0.16, 0.37, 0.31, 0.16]))
     in_both_splits = index % 50 == 7  # such patients exist in CBIS-DDSM once mass and calc are pooled
     split = _draw_split(rng, in_both_splits)
     lesions = []
     for kind, side, number_on_side in _draw_findings(rng, in_both_splits, same_breast=index % 100 == 7):
-        prevalence = hospital.prevalence[kind, split[kind]]
-        lesions.append(_plan_lesion(kind, side, number_on_side, prevalence, (*key, len(lesions) + 1)))
+        group = (kind, split[kind])
+        malignant = _is_malignant(seed, acquisition, group, planned[group])
+        planned[group] += 1
+        prevalence = hospital.prevalence[group]
+        lesions.append(_plan_lesion(kind, side, number_on_side, malignant, prevalence, (*key, len(lesions) + 1)))
     return Patient(number, f"P_{number:05d}", density, split, tuple(lesions), key, acquisition)
+
+
+def _is_malignant(seed, acquisition, group, position):
+    """Return the class of a group's lesion number `position`: random, with the exact share in each block."""
+    prevalence = ACQUISITIONS[acquisition].prevalence
+    block = np.arange(BLOCK) < round(BLOCK * prevalence[group])
+    rng = np.random.default_rng(
+        (seed, sorted(ACQUISITIONS).index(acquisition), 0, sorted(prevalence).index(group), position // BLOCK)
+    )
+    return bool(rng.permutation(block)[position % BLOCK])
 
 
 def _draw_split(rng, in_both_splits):
@@ -179,16 +200,14 @@ def _draw_findings(rng, in_both_splits, same_breast):
     return [(kind, side, 1)]
 
 
-def _plan_lesion(kind, side, number, prevalence, seed):
+def _plan_lesion(kind, side, number, malignant, prevalence, seed):
     rng = np.random.default_rng(seed)
-    malignant = bool(rng.random() < prevalence)
     shapes, margins = (MASS_SHAPES, MASS_MARGINS) if kind == MASS else (CALC_TYPES, CALC_DISTRIBUTIONS)
     shape, margin = _draw_word(rng, shapes, malignant), _draw_word(rng, margins, malignant)
-    log_odds = float(
-        sum(np.log(table[word][1] / table[word][0]) for table, word in ((shapes, shape), (margins, margin)))
-    )
+    chances = np.array([shapes[shape], margins[margin]])  # rows: words; columns: benign, malignant
+    log_odds = float(np.log(chances[:, 1] / chances[:, 0]).sum())
     prior = np.log(prevalence / (1 - prevalence))
-    contrast = float(rng.uniform(0.10, 0.20) if kind == MASS else rng.uniform(0.20, 0.38))
+    contrast = float(rng.uniform(0.17, 0.30) if kind == MASS else rng.uniform(0.28, 0.48))
     without_callback = not malignant and rng.random() < (0.22 if log_odds > -1 else 0.40)
     benign = "BENIGN_WITHOUT_CALLBACK" if without_callback else "BENIGN"
     return Lesion(
@@ -201,7 +220,7 @@ def _plan_lesion(kind, side, number, prevalence, seed):
         margins=margin,
         shape_words=_write_down(rng, shapes, shape),
         margins_words=_write_down(rng, margins, margin),
-        diameter=float(np.clip(rng.lognormal(np.log(44), 0.28), 28, 74)),
+        diameter=float(np.clip(rng.lognormal(np.log(46), 0.26), 32, 76)),
         contrast=contrast,
         edge=float(rng.random()),
         assessment=_assess(rng, log_odds, without_callback),
@@ -226,7 +245,7 @@ def _write_down(rng, table, word):
 
 def _assess(rng, log_odds, without_callback):
     """Return BI-RADS 0 ... 5 of a reader who sees the evidence through noise."""
-    draw, rare = log_odds + rng.normal(0, 1.7), rng.random()
+    draw, rare = log_odds + rng.normal(0, 1.35), rng.random()
     if rare < 0.03:
         return 0
     if without_callback:
@@ -330,23 +349,18 @@ def _draw_tissue(rng, geometry, density):
     h, w = geometry["shape"]
     small = (h // 2, w // 2)
     inward, depth, (nipple_y, nipple_x) = geometry["inward"], geometry["depth"], geometry["nipple"]
-    gland, cloud = (
-        cv2.resize(field, (w, h), interpolation=cv2.INTER_CUBIC) for field in random_fields(rng, small, beta=3.0)
-    )
+    fields = random_fields(rng, small, beta=3.0)
+    gland, cloud = (cv2.resize(field, (w, h), interpolation=cv2.INTER_CUBIC) for field in fields)
     thickness = np.clip(inward / (0.22 * depth), 0, 1)
     thickness = np.where(inward > 0, 0.22 + 0.78 * np.sqrt(thickness), 0).astype(np.float32)
     # glandular tissue lies behind the nipple and spares the fat below the skin
     reach = np.hypot((geometry["x"] - 0.55 * nipple_x) / depth, (geometry["y"] - nipple_y) / (0.8 * h))
-    bias = (
-        {1: -1.5, 2: -0.7, 3: 0.25, 4: 1.2}[density]
-        + 1.1
-        - 3.2 * reach
-        - 1.2 * np.exp(-np.maximum(inward, 0) / (0.05 * depth))
-    )
+    below_skin = np.exp(-np.maximum(inward, 0) / (0.05 * depth))
+    bias = {1: -1.5, 2: -0.7, 3: 0.25, 4: 1.2}[density] + 1.1 - 3.2 * reach - 1.2 * below_skin
     glandular = _sigmoid(2.2 * (0.9 * gland + bias)).astype(np.float32)
     strands = _draw_strands(rng, geometry)
     fat = rng.uniform(0.30, 0.40)
-    signal = fat + rng.uniform(0.20, 0.27) * glandular + 0.040 * cloud + strands * (0.035 + 0.055 * glandular)
+    signal = fat + rng.uniform(0.20, 0.27) * glandular + 0.040 * cloud + strands * (0.025 + 0.040 * glandular)
     signal *= thickness
     signal += 0.07 * np.exp(-(((inward - 4) / 2.5) ** 2))  # skin
     if geometry["muscle"] is not None:
@@ -408,11 +422,11 @@ def _add_lesion(rng, signal, lesion, centre, view):
     patch, region = draw(rng, own, lesion, y, x)
     mask = np.zeros(signal.shape, bool)
     top, left = round(centre[0]) - half, round(centre[1]) - half
-    rows, columns = slice(max(top, 0), top + 2 * half + 1), slice(max(left, 0), left + 2 * half + 1)
-    there = signal[rows, columns]
-    inner = (slice(rows.start - top, rows.start - top + there.shape[0]), slice(columns.start - left, columns.start - left + there.shape[1]))  # fmt: skip
-    there += patch[inner] * np.clip(there / 0.25, 0, 1)  # nothing outside the breast
-    mask[rows, columns] = region[inner]
+    bottom, right = min(top + 2 * half + 1, mask.shape[0]), min(left + 2 * half + 1, mask.shape[1])
+    on_film = (slice(max(top, 0), bottom), slice(max(left, 0), right))
+    on_patch = (slice(max(-top, 0), bottom - top), slice(max(-left, 0), right - left))
+    signal[on_film] += patch[on_patch] * np.clip(signal[on_film] / 0.25, 0, 1)  # nothing outside the breast
+    mask[on_film] = region[on_patch]
     return mask
 
 
@@ -443,7 +457,7 @@ def _draw_mass(rng, own, lesion, y, x):
     angle, distance = np.arctan2(y, x), np.hypot(y, x)
     outline, turned = _outline(own, rng, lesion, angle)
     relative = distance / (mean_radius * np.maximum(outline, 0.3))
-    softest = {"CIRCUMSCRIBED": (0.025, 0.06), "OBSCURED": (0.04, 0.09), "ILL_DEFINED": (0.12, 0.22),
+    softest = {"CIRCUMSCRIBED": (0.025, 0.06), "OBSCURED": (0.04, 0.09), "ILL_DEFINED": (0.20, 0.34),
                "MICROLOBULATED": (0.03, 0.07), "SPICULATED": (0.08, 0.18)}[lesion.margins]  # fmt: skip
     width = softest[0] + lesion.edge * (softest[1] - softest[0])
     if lesion.margins == "OBSCURED":  # part of the margin is hidden
@@ -451,7 +465,7 @@ def _draw_mass(rng, own, lesion, y, x):
         width = width + 0.22 * hidden
     rim = _sigmoid((1 - relative) / width)
     dome = 0.62 + 0.38 * np.sqrt(np.clip(1 - np.minimum(relative, 1) ** 2, 0, 1))
-    texture = 1 + 0.22 * random_fields(rng, x.shape, beta=2.6)[0]
+    texture = 1 + 0.14 * random_fields(rng, x.shape, beta=2.6)[0]
     patch = lesion.contrast * rim * dome * texture
     patch += lesion.contrast * _draw_rays(rng, own, lesion, y, x, mean_radius)
     return patch.astype(np.float32), (relative < 1.06)
@@ -460,11 +474,11 @@ def _draw_mass(rng, own, lesion, y, x):
 def _draw_rays(rng, own, lesion, y, x, mean_radius):
     """Draw fine lines: many that leave a spiculated mass, a few that merely pass by any other."""
     spiculated = lesion.margins == "SPICULATED"
-    count = int(own.integers(16, 30)) if spiculated else int(rng.integers(2, 8))
+    count = int(own.integers(18, 34)) if spiculated else int(rng.integers(0, 3))
     rays = np.zeros_like(x)
     for _ in range(count):
         turn, bend = rng.uniform(0, 2 * np.pi), rng.normal(0, 0.10) / mean_radius
-        width, bright = rng.uniform(0.55, 1.1), rng.uniform(0.25, 0.60)
+        width, bright = rng.uniform(0.7, 1.3), rng.uniform(0.25, 0.60)
         if spiculated:
             offset, start, end = rng.normal(0, 0.10), 0.55, 1.10 + rng.gamma(2.5, 0.20)
         else:  # no common centre
@@ -500,8 +514,8 @@ def _draw_calcifications(rng, own, lesion, y, x):
 
 def _scatter(rng, own, lesion, radius, y, x):
     """Return the places of the grains (n, 2) in px about the middle, and the region that a reader would outline."""
-    count = {"COARSE": (3, 8), "LUCENT_CENTER": (4, 11), "ROUND_AND_REGULAR": (7, 18), "VASCULAR": (18, 34),
-             "FINE_LINEAR_BRANCHING": (7, 16)}.get(lesion.shape, (12, 34))  # fmt: skip
+    count = {"COARSE": (3, 8), "LUCENT_CENTER": (4, 10), "ROUND_AND_REGULAR": (5, 12), "PUNCTATE": (7, 15),
+             "VASCULAR": (16, 28), "FINE_LINEAR_BRANCHING": (9, 18), "AMORPHOUS": (22, 42)}.get(lesion.shape, (16, 34))  # fmt: skip
     count = int(own.integers(*count))
     turn = rng.uniform(0, 2 * np.pi)
     long, short = {"CLUSTERED": (1.0, 0.8), "REGIONAL": (1.1, 1.0), "DIFFUSELY_SCATTERED": (1.25, 1.2),
@@ -530,28 +544,32 @@ def _draw_grain(rng, canvas, lesion, place):
     centre = (int(place[1]), int(place[0]))
     kind, unit = lesion.shape, SCALE
     if kind in ("PUNCTATE", "VASCULAR"):
-        cv2.circle(canvas, centre, int(unit * rng.uniform(0.6, 0.85)), 210, -1, cv2.LINE_AA)
+        cv2.circle(canvas, centre, int(unit * rng.uniform(0.8, 1.15)), 210, -1, cv2.LINE_AA)
     elif kind == "ROUND_AND_REGULAR":
-        cv2.circle(canvas, centre, int(unit * rng.uniform(1.0, 1.5)), 210, -1, cv2.LINE_AA)
+        cv2.circle(canvas, centre, int(unit * rng.uniform(1.4, 2.1)), 210, -1, cv2.LINE_AA)
     elif kind == "LUCENT_CENTER":
-        cv2.circle(canvas, centre, int(unit * rng.uniform(1.7, 2.6)), 210, int(unit * 0.9), cv2.LINE_AA)
+        cv2.circle(canvas, centre, int(unit * rng.uniform(2.4, 3.6)), 210, int(unit * 1.2), cv2.LINE_AA)
     elif kind == "AMORPHOUS":
-        cv2.circle(canvas, centre, int(unit * rng.uniform(0.5, 1.1)), int(rng.uniform(90, 200)), -1, cv2.LINE_AA)
+        cv2.circle(canvas, centre, int(unit * rng.uniform(0.7, 1.4)), int(rng.uniform(90, 200)), -1, cv2.LINE_AA)
     elif kind == "FINE_LINEAR_BRANCHING":
         turn = rng.uniform(0, 2 * np.pi)
         for _ in range(int(rng.integers(1, 4))):
             turn += rng.normal(0, 0.7)
-            reach = unit * rng.uniform(1.8, 4.5)
+            reach = unit * rng.uniform(2.6, 6.0)
             end = (int(centre[0] + reach * np.cos(turn)), int(centre[1] + reach * np.sin(turn)))
-            cv2.line(canvas, centre, end, int(rng.uniform(150, 240)), int(unit * 0.8), cv2.LINE_AA)
-    else:  # PLEOMORPHIC: angular, of many sizes; COARSE: large and lumpy
-        size, corners = (
-            (rng.uniform(2.2, 3.4), 9) if kind == "COARSE" else (rng.uniform(0.6, 2.1), int(rng.integers(3, 6)))
-        )
-        turns = np.sort(rng.uniform(0, 2 * np.pi, corners))
-        reach = unit * size * rng.uniform(0.75 if kind == "COARSE" else 0.4, 1.2, corners)
-        points = np.stack([centre[0] + reach * np.cos(turns), centre[1] + reach * np.sin(turns)], 1)
-        cv2.fillPoly(canvas, [points.round().astype(np.int32)], int(rng.uniform(190, 225) if kind == "COARSE" else rng.uniform(110, 255)), cv2.LINE_AA)  # fmt: skip
+            cv2.line(canvas, centre, end, int(rng.uniform(150, 240)), int(unit * 1.1), cv2.LINE_AA)
+    elif kind == "COARSE":  # large and lumpy
+        _draw_lump(rng, canvas, centre, unit * rng.uniform(3.0, 4.6), 9, 0.75, rng.uniform(190, 225))
+    else:  # PLEOMORPHIC: angular, of many sizes and shades
+        corners = int(rng.integers(3, 6))
+        _draw_lump(rng, canvas, centre, unit * rng.uniform(0.9, 2.6), corners, 0.4, rng.uniform(110, 255))
+
+
+def _draw_lump(rng, canvas, centre, size, corners, shortest, bright):
+    turns = np.sort(rng.uniform(0, 2 * np.pi, corners))
+    reach = size * rng.uniform(shortest, 1.2, corners)
+    points = np.stack([centre[0] + reach * np.cos(turns), centre[1] + reach * np.sin(turns)], 1)
+    cv2.fillPoly(canvas, [points.round().astype(np.int32)], int(bright), cv2.LINE_AA)
 
 
 # ---------------------------------------------------------------------- film
@@ -583,7 +601,7 @@ def _burn_in(rng, image, hospital, side, view):
         cv2.putText(layer, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.6, int(rng.uniform(190, 250)), 2, cv2.LINE_AA)
         np.maximum(image, layer.astype(np.float32) / 255, out=image)
     if has_edge:
-        wide, edge = int(rng.integers(2, 8)), int(rng.integers(0, 3))
+        wide, edge = int(rng.integers(0, 3)), int(rng.integers(0, 3))
         bright = float(rng.uniform(0.8, 1.0))
         if edge == 0:
             image[:wide] = bright

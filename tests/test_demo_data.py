@@ -1,0 +1,297 @@
+"""The embedded data set: repeatable, quirky where the real one is, and not solved by a trivial statistic."""
+
+import hashlib
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from shared.demo_data import LAYOUTS, phantom, write_demo_data
+from shared.demo_data.layouts import CASE_FILES, DICOM_COLUMNS, UID_ROOT, generate_twin
+from shared.schema import DataError, UsageError
+
+
+def digest(folder):
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def cbis(tmp_path_factory):
+    return write_demo_data(tmp_path_factory.mktemp("demo") / "cbis", patients=120, n_jobs=2, progress=False)
+
+
+@pytest.fixture(scope="module")
+def cases(cbis):
+    frames = []
+    for (_, split), name in CASE_FILES.items():
+        frame = pd.read_csv(cbis / "csv" / name, dtype=str, keep_default_na=False)
+        frames.append(frame.rename(columns={"breast density": "breast_density"}).assign(split=split))
+    frame = pd.concat(frames, ignore_index=True)
+    for role in ("image", "cropped image", "ROI mask"):
+        frame[f"{role} uid"] = frame[f"{role} file path"].str.strip().str.split("/").str[2]
+    frame["image_id"] = frame["cropped image file path"].str.split("/").str[0]
+    frame["label"] = (frame.pathology == "MALIGNANT").astype(int)
+    return frame
+
+
+@pytest.fixture(scope="module")
+def crops(cbis, cases):
+    """The crop of each row, found by size, as it lies on disk: {row: (path, image)}."""
+    found = {}
+    for row in cases.itertuples():
+        files = sorted((cbis / "jpeg" / cases.at[row.Index, "cropped image uid"]).glob("*.jpg"))
+        if files:
+            images = {path: cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in files}
+            path = min(images, key=lambda file: images[file].size)
+            found[row.Index] = (path, images[path])
+    return found
+
+
+# ------------------------------------------------------------------ repeatable
+@pytest.mark.parametrize("layout", ["cbis-ddsm", "png-npz"])
+def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_processes(tmp_path, layout):
+    one = write_demo_data(tmp_path / "one", layout=layout, patients=6, n_jobs=1, progress=False)
+    two = write_demo_data(tmp_path / "two", layout=layout, patients=6, n_jobs=2, progress=False)
+    assert digest(one) == digest(two)
+
+
+def test_seed_and_hospital_change_the_patients(tmp_path):
+    folders = {
+        name: write_demo_data(tmp_path / name, patients=3, n_jobs=1, progress=False, **options)
+        for name, options in {"a": {}, "s": {"seed": 1}, "b": {"acquisition": "B"}}.items()
+    }
+    hashes = {name: set(digest(folder).values()) for name, folder in folders.items()}
+    assert not hashes["a"] & hashes["s"]
+    assert not hashes["a"] & hashes["b"]
+    assert pd.read_csv(folders["b"] / "oracle.csv").patient_id.str.startswith("P_1").all()
+
+
+def test_the_first_patients_stay_the_same_when_more_are_asked_for():
+    assert phantom.plan_patients(30)[:10] == phantom.plan_patients(10)
+
+
+# ---------------------------------------------------------------------- quirks
+def test_case_files_have_the_real_columns_row_ends_and_line_breaks(cbis):
+    for (kind, _), name in CASE_FILES.items():
+        raw = (cbis / "csv" / name).read_bytes()
+        rows = pd.read_csv(cbis / "csv" / name, dtype=str, keep_default_na=False)
+        mass = kind == phantom.MASS
+        broken = "ROI mask file path" if mass else "cropped image file path"
+        whole = "cropped image file path" if mass else "ROI mask file path"
+        assert raw.count(b"\r\n") == len(rows) + 1
+        assert ("breast_density" if mass else "breast density") in rows
+        assert {"mass shape", "mass margins"} <= set(rows) if mass else {"calc type", "calc distribution"} <= set(rows)
+        assert rows[broken].str.endswith("\n").all()
+        assert not rows[whole].str.contains("\n").any()
+        own = rows[broken].str.split("/").str[2] != rows[whole].str.split("/").str[2]
+        expected = "000000.dcm" if mass else "000001.dcm"
+        assert rows["cropped image file path"].str.strip().str.endswith(expected).all()
+        assert own.mean() < 0.15
+
+
+def test_files_are_joined_by_series_and_one_series_is_missing(cbis, cases):
+    missing = [uid for uid in cases["cropped image uid"] if not (cbis / "jpeg" / uid).is_dir()]
+    assert len(missing) == 1
+    assert all((cbis / "jpeg" / uid).is_dir() for uid in cases["image uid"])
+    assert cases["image uid"].str.startswith(UID_ROOT).all()
+    assert cases["image uid"].str.len().max() <= 64
+    info = pd.read_csv(cbis / "csv/dicom_info.csv", dtype=str, keep_default_na=False)
+    assert tuple(info.columns) == DICOM_COLUMNS
+    assert set(info.SeriesDescription) == {"full mammogram images", "cropped images", "ROI mask images", ""}
+    on_disk = {path.relative_to(cbis).as_posix() for path in (cbis / "jpeg").rglob("*.jpg")}
+    assert set(info.image_path.str.removeprefix("CBIS-DDSM/")) == on_disk
+    roles = info[info.SeriesDescription != ""].groupby("SeriesDescription").image_path
+    first = roles.apply(lambda paths: paths.str.contains("/1-").mean())
+    assert first["cropped images"] < 0.9
+    assert first["ROI mask images"] < 0.9
+
+
+def test_a_few_patients_are_in_both_official_splits_some_with_the_same_film(cbis, cases):
+    train, test = cases[cases.split == "train"], cases[cases.split == "test"]
+    shared = set(train.patient_id) & set(test.patient_id)
+    assert 1 <= len(shared) <= 0.05 * cases.patient_id.nunique()
+    masses, calcs = cases[cases["abnormality type"] == "mass"], cases[cases["abnormality type"] != "mass"]
+    for rows in (masses, calcs):
+        assert not set(rows[rows.split == "train"].patient_id) & set(rows[rows.split == "test"].patient_id)
+
+    def films(rows):
+        paths = [next((cbis / "jpeg" / uid).glob("*.jpg")) for uid in rows["image uid"].unique()]
+        return {path.read_bytes() for path in paths}
+
+    assert films(train[train.patient_id.isin(shared)]) & films(test[test.patient_id.isin(shared)])
+
+
+def test_words_of_the_case_files(cases):
+    assert set(cases.pathology) == {"MALIGNANT", "BENIGN", "BENIGN_WITHOUT_CALLBACK"}
+    assert "0" in set(cases.assessment)
+    assert cases["mass margins"].str.contains("-").any()
+    assert cases.groupby("image uid").size().max() > 1  # several findings on one film
+    assert set(cases["image view"]) == {"CC", "MLO"}
+    per_breast = cases.groupby(["patient_id", "left or right breast"])["image view"].nunique()
+    assert (per_breast == 2).all()
+
+
+def test_masks_have_the_size_of_the_film_and_cover_what_the_crop_shows(cbis, cases, crops):
+    for row in list(crops)[::25]:
+        path, crop = crops[row]
+        masks = [file for file in (cbis / "jpeg" / cases.at[row, "ROI mask uid"]).glob("*.jpg") if file != path]
+        mask = cv2.imread(str(masks[0]), cv2.IMREAD_GRAYSCALE)
+        film = cv2.imread(str(next((cbis / "jpeg" / cases.at[row, "image uid"]).glob("*.jpg"))), cv2.IMREAD_GRAYSCALE)
+        assert mask.shape == film.shape
+        assert ((mask > 250) | (mask < 5)).mean() > 0.98  # two values, smeared by JPEG
+        assert min(crop.shape) >= 40
+        assert max(crop.shape) <= 260
+        match = cv2.matchTemplate(film, crop, cv2.TM_SQDIFF)
+        _, _, (left, top), _ = cv2.minMaxLoc(match)
+        inside = mask[top : top + crop.shape[0], left : left + crop.shape[1]] > 127
+        assert inside.sum() > 0.97 * (mask > 127).sum()
+        assert 0.08 < inside.mean() < 0.60
+
+
+# ------------------------------------------------------------------ difficulty
+def test_no_trivial_statistic_tells_the_classes_apart(cases, crops):
+    labels = cases.label[list(crops)]
+    statistics = pd.DataFrame(
+        {
+            "mean": image.mean(), "std": image.std(), "min": image.min(), "max": image.max(),
+            "zeros": (image == 0).mean(), "file_size": path.stat().st_size,
+            "height": image.shape[0], "width": image.shape[1], "area": image.size,
+        }
+        for path, image in crops.values()
+    )  # fmt: skip
+    auc = statistics.apply(lambda column: roc_auc_score(labels, column))
+    assert (auc - 0.5).abs().max() <= 0.10, auc.round(3).to_dict()
+
+
+def test_the_generating_parameters_are_a_ceiling_and_the_reader_is_below_it():
+    lesions = [lesion for patient in phantom.plan_patients(1500) for lesion in patient.lesions]
+    labels = [lesion.malignant for lesion in lesions]
+    oracle = roc_auc_score(labels, [lesion.oracle_score for lesion in lesions])
+    reader = roc_auc_score(labels, [lesion.assessment for lesion in lesions])
+    assert 0.87 <= oracle <= 0.92
+    assert 0.79 <= reader <= 0.86
+
+
+def test_the_oracle_lies_beside_the_data_and_not_in_the_case_files(cbis, cases):
+    oracle = pd.read_csv(cbis / "oracle.csv")
+    assert set(oracle.image_id) == set(cases.image_id)
+    joined = cases.merge(oracle, on="image_id", suffixes=("", "_oracle"))
+    assert (joined.label == joined.label_oracle).all()
+    assert not any("oracle" in column for name in CASE_FILES.values() for column in pd.read_csv(cbis / "csv" / name))
+    calibrated = oracle.groupby(oracle.oracle_score > 0.5).label.mean()
+    assert calibrated[False] < 0.35 < 0.65 < calibrated[True]
+
+
+# --------------------------------------------------------------- other layouts
+def test_dicom_tree(tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    out = write_demo_data(tmp_path / "dicom", layout="cbis-ddsm-dicom", patients=8, n_jobs=1, progress=False)
+    paths = [path.strip() for file in out.glob("csv/*.csv") for path in pd.read_csv(file)["cropped image file path"]]
+    images = [pydicom.dcmread(path) for path in sorted((out / "CBIS-DDSM").rglob("*.dcm"))]
+    assert all((out / "CBIS-DDSM" / path).is_file() for path in paths)
+    assert {image.PhotometricInterpretation for image in images} == {"MONOCHROME1", "MONOCHROME2"}
+    assert {image.BitsAllocated for image in images} == {8, 16}
+    assert all(image.pixel_array.shape == (image.Rows, image.Columns) for image in images)
+
+
+def test_ddsm_tfrecord(tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    out = write_demo_data(tmp_path / "ddsm", layout="ddsm-tfrecord", patients=12, n_jobs=1, progress=False)
+    files = [str(out / f"training10_{i}/training10_{i}.tfrecords") for i in range(5)]
+    labels = []
+    for raw in tf.data.TFRecordDataset(files).as_numpy_iterator():
+        feature = tf.train.Example.FromString(raw).features.feature
+        label, any_lesion = feature["label"].int64_list.value[0], feature["label_normal"].int64_list.value[0]
+        assert any_lesion == int(label > 0)
+        assert len(feature["image"].bytes_list.value[0]) == 299 * 299
+        labels.append(label)
+    assert 0.5 < np.mean(np.array(labels) == 0) < 0.9
+    for name, kinds in (("test10", {0, 2, 4}), ("cv10", {0, 1, 3})):
+        images = np.load(out / f"{name}_data/{name}_data.npy")
+        assert images.shape[1:] == (299, 299, 1)
+        assert images.dtype == np.uint8
+        codes = np.load(out / f"{name}_labels.npy")
+        assert len(codes) == len(images)
+        assert set(codes) <= kinds
+
+
+def test_png_npz_pairs_differ_in_more_than_anatomy(tmp_path):
+    out = write_demo_data(tmp_path / "pairs", layout="png-npz", patients=10, n_jobs=1, progress=False)
+    originals = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in out.glob("original/*_[MB].png")]
+    synthetic = [np.load(path)["arr_0"] for path in out.glob("synthetic/batch_*_*_*.npz")]
+    assert len({image.shape for image in originals}) > 3
+    assert {image.shape for image in synthetic} == {(128, 128)}
+    assert {image.dtype for image in synthetic} == {np.dtype(np.uint8)}
+    assert len(originals) > 15
+    assert len(synthetic) > 15
+
+
+def test_the_generators_traces_vanish_under_a_low_pass():
+    rng = np.random.default_rng(0)
+    crop = phantom.render_view(phantom.plan_patients(1)[0], "LEFT", "CC").image[250:378, 60:188]
+    twin = generate_twin(rng, crop).astype(np.float32) / 255
+    checkerboard = np.kron(np.ones((64, 64)), [[1, -1], [-1, 1]])
+    assert abs((twin * checkerboard).mean()) > 10 * abs((crop * checkerboard).mean())
+    smooth = [cv2.GaussianBlur(image, (0, 0), 3)[12:-12, 12:-12] for image in (crop, twin)]
+    assert np.corrcoef(smooth[0].ravel(), smooth[1].ravel())[0, 1] > 0.99
+
+
+def test_npz_class_folders(tmp_path):
+    out = write_demo_data(tmp_path / "npz", layout="npz", patients=6, n_jobs=1, progress=False)
+    for folder in ("cancer", "non_cancer"):
+        arrays = [np.load(path)["arr_0"] for path in (out / folder).glob("*.npz")]
+        assert arrays
+        assert all(abs(array.mean()) < 1e-3 and abs(array.std() - 1) < 1e-2 for array in arrays)
+
+
+def test_mini_mias(tmp_path):
+    out = write_demo_data(tmp_path / "mias", layout="mini-mias", patients=5, n_jobs=1, progress=False)
+    assert len(list(out.glob("mdb*.pgm"))) == 10
+    lines = [line.split() for line in (out / "Info.txt").read_text().splitlines()]
+    assert {line[0] for line in lines} == {path.stem for path in out.glob("*.pgm")}
+    assert any(line[2] == "NORM" for line in lines)
+    placed = [line for line in lines if len(line) == 7]
+    assert placed
+    for name, tissue, _, severity, x, y, radius in placed:
+        image = cv2.imread(str(out / f"{name}.pgm"), cv2.IMREAD_UNCHANGED)
+        assert image.shape == (1024, 1024)
+        assert tissue in "FGD"
+        assert severity in "BM"
+        assert 10 < int(radius) < 200
+        assert image[1023 - int(y), int(x)] > 40  # in the breast, with the origin at the bottom left
+
+
+# ------------------------------------------------------------------- refusals
+def test_an_existing_folder_is_kept(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("x")
+    with pytest.raises(DataError, match="not an empty folder"):
+        write_demo_data(tmp_path / "mine", patients=1, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("options", [{"layout": "x"}, {"acquisition": "C"}, {"patients": 0}, {"seed": -1}])
+def test_wrong_options_are_named(tmp_path, options):
+    with pytest.raises(UsageError, match=next(iter(options))):
+        write_demo_data(tmp_path / "out", progress=False, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_run_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shared.demo_data.layouts._write_image", fail)
+    with pytest.raises(DataError, match="No space left"):
+        write_demo_data(tmp_path / "out", patients=2, n_jobs=1, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_layout_is_known():
+    assert set(LAYOUTS) == {"cbis-ddsm", "cbis-ddsm-dicom", "ddsm-tfrecord", "png-npz", "npz", "mini-mias"}
