@@ -136,6 +136,13 @@ def summarise(measured, patients, *, model, method, draws=metrics.DRAWS, seed=0)
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
+def format_table(table, measures=("pointing", "energy", "iou", "pixel_auc")):
+    """Return a readable form of `summarise`'s rows: one row a method, `value [low, high]` in each column."""
+    text = table.assign(text=[f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in table.itertuples()])
+    wide = text.pivot(index="method", columns="measure", values="text")
+    return wide.loc[list(dict.fromkeys(table.method)), list(measures)].rename_axis(columns=None)
+
+
 def compare(measured, others, patients, *, draws=metrics.DRAWS, seed=0):
     """Give the mean paired difference `measured` minus each of `others` its interval by patient.
 

@@ -41,9 +41,9 @@ def new_figure(rows=1, columns=1, *, size=(6, 4), **options):
     return figure, axes
 
 
-def save_figure(figure, run_dir, name):
-    """Save a figure as `results/figures/<name>.png` and return it, so that it can be shown in the same line."""
-    with artifacts.whole_file(Path(run_dir) / f"results/figures/{name}.png") as temporary:
+def save_figure(figure, run_dir, name, *, folder="figures"):
+    """Save a figure as `results/<folder>/<name>.png` and return it, so that it can be shown in the same line."""
+    with artifacts.whole_file(Path(run_dir) / f"results/{folder}/{name}.png") as temporary:
         figure.savefig(temporary, dpi=120, metadata={"Software": None})
     return figure
 
