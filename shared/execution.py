@@ -289,13 +289,20 @@ def _as_user_error(error, source, failed):
     message = _one_line(error.evalue)
     if error.ename in USER_ERRORS:
         return {"DataError": DataError, "UsageError": UsageError}[error.ename](message)
-    cell = f"cell In [{error.exec_count}]"
-    first = error.source.strip().splitlines()[0] if error.source.strip() else ""
-    return NotebookError(f"{Path(source).name}: {cell} (`{first}`): {error.ename}: {message}", where=failed)
+    where = f"{Path(source).name}: cell In [{error.exec_count}] (`{_failed_line(error)}`)"
+    return NotebookError(f"{where}: {error.ename}{f': {message}' if message else ''}", where=failed)
+
+
+def _failed_line(error):
+    """Find the cell's line that failed: IPython marks it with an arrow, the cell's own frame first."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
+    marked = re.search(r"^-+> \d+ (.*)$", plain, flags=re.MULTILINE)
+    lines = [marked[1]] if marked else error.source.strip().splitlines() or [""]
+    return lines[0].strip()
 
 
 def _one_line(value):
-    return " ".join(str(value).split()) or "no message"
+    return " ".join(str(value).split())
 
 
 def _hide_temporary_name(temporary, target):

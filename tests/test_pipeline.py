@@ -141,7 +141,9 @@ def test_the_kernel_is_this_python(tmp_path, write_notebook, monkeypatch):
 def test_failed_cell(tmp_path, write_notebook):
     write_notebook("01_first", counting("a"))
     write_notebook("02_second", "x = 1", "# divide\n1 / 0", counting("b"))
-    with pytest.raises(execution.NotebookError, match=r"02_second.ipynb: cell In \[4\].*ZeroDivisionError") as caught:
+    with pytest.raises(
+        execution.NotebookError, match=r"cell In \[4\] \(`1 / 0`\): ZeroDivisionError: division by zero"
+    ) as caught:
         run(tmp_path)
     assert caught.value.where == tmp_path / "run/notebooks/02_second.failed.ipynb"
     outputs = [o for c in json.loads(caught.value.where.read_text())["cells"] for o in c.get("outputs", [])]
