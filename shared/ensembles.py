@@ -127,9 +127,9 @@ def make_folds(labels, groups, rows, *, n_folds, seed, by_group=True):
         int (N,), -1 for rows not in `rows`.
     """
     labels, groups, rows = np.asarray(labels), np.asarray(groups), np.asarray(rows)
-    splitter = StratifiedGroupKFold if by_group else StratifiedKFold
+    splitter = (StratifiedGroupKFold if by_group else StratifiedKFold)(n_folds, shuffle=True, random_state=seed)
     folds = np.full(len(labels), -1)
-    cuts = splitter(n_folds, shuffle=True, random_state=seed).split(rows, labels[rows], groups[rows])
+    cuts = splitter.split(rows, labels[rows], groups[rows] if by_group else None)
     for fold, (_, held_out) in enumerate(cuts):
         folds[rows[held_out]] = fold
     return folds
