@@ -1,0 +1,39 @@
+"""The examples of the documentation run, and its links lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_relative_links_exist(page):
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if not target.startswith(("http:", "https:", "mailto:")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def examples():
+    text = (ROOT / "docs/technical_documentation.md").read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, flags=re.S | re.M)
+
+
+@pytest.mark.parametrize("number", range(len(examples())))
+def test_examples_of_the_technical_documentation_run(number):
+    exec(compile(examples()[number], f"example {number}", "exec"), {})
+
+
+def test_documented_commands_parse():
+    """Every `python -m shared …` of the README names a command and options that exist."""
+    import shlex
+
+    from shared.__main__ import build_parser
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"python -m shared ([^`\n#]*)", text)
+    assert len(commands) > 8
+    for command in commands:
+        build_parser().parse_args(shlex.split(command))
