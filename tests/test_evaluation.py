@@ -25,7 +25,7 @@ def prepared(tmp_path):
     manifest["shape"] = np.where(labels == 1, "IRREGULAR", "OVAL-ROUND")
     manifest.loc[::3, "shape"] = ""
     manifest = manifest.reindex(columns=[*MANIFEST_COLUMNS], fill_value="")
-    statistics = pd.DataFrame({"mean": generator.normal(labels * 0.4, 1), "problem": "", "content": ""})
+    statistics = pd.DataFrame({"mean": generator.normal(labels * 0.8, 1), "problem": "", "content": ""})
     artifacts.save_manifest(tmp_path, manifest)
     images = np.zeros((240, 8, 8), np.uint8)
     return Prepared(Settings(run_dir=tmp_path), manifest, images, None, statistics, ("benign", "malignant"))
