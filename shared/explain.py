@@ -336,7 +336,8 @@ def _as_batch(images, model):
 def _compile(function, images, *more):
     """Compile `function` once for batches of any length; `more` are the specifications of further arguments."""
     specification = [tf.TensorSpec((None, *images.shape[1:]), tf.float32), *more]
-    return tf.function(function, input_signature=specification, autograph=False)
+    compiled = tf.function(function, input_signature=specification, autograph=False).get_concrete_function()
+    return lambda *arguments: compiled(*(tf.convert_to_tensor(argument) for argument in arguments))
 
 
 def _initialiser_of(layer, variable):
@@ -444,11 +445,16 @@ def _eigencam(graph, images, layer):
     features_of = _compile(lambda batch: tf.cast(_play(lower, {_INPUT: batch})[key], "float32"), images)
 
     def one_map(features):
-        flat = features.reshape(-1, features.shape[-1])
-        direction = np.linalg.svd(flat, full_matrices=False)[2][0]
-        projection = (flat @ direction).reshape(features.shape[:2])
+        flat = features.reshape(-1, features.shape[-1]).astype("float64")
+        # The projection on the first right singular vector, from the smaller of the two products of the matrix.
+        if flat.shape[0] < flat.shape[1]:
+            values, vectors = np.linalg.eigh(flat @ flat.T)
+            projection = vectors[:, -1] * np.sqrt(max(values[-1], 0))
+        else:
+            projection = flat @ np.linalg.eigh(flat.T @ flat)[1][:, -1]
         # The sign of a singular vector is arbitrary: take the one that makes the map positive on the whole.
-        return np.maximum(projection if projection.sum() >= 0 else -projection, 0)
+        projection = projection if projection.sum() >= 0 else -projection
+        return np.maximum(projection, 0).reshape(features.shape[:2]).astype("float32")
 
     return lambda batch: np.stack([one_map(features) for features in features_of(batch).numpy()])
 
