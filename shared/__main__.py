@@ -1,4 +1,4 @@
-"""The command line: `python -m shared run`, `demo-data`, `doctor`.
+"""The command line: `python -m shared run`, `demo-data`, `predict`, `doctor`.
 
 Exit status 0: done; 1: a notebook failed; 2: wrong usage or unusable data; 130: interrupted.
 """
@@ -22,6 +22,7 @@ def build_parser():
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands)
     _add_demo_data(commands)
+    _add_predict(commands)
     _add_doctor(commands)
     return parser
 
@@ -65,6 +66,19 @@ def _add_demo_data(commands):
     demo.set_defaults(call=demo_data_command)
 
 
+def _add_predict(commands):
+    predict = commands.add_parser(
+        "predict",
+        help="score new images with a saved model",
+        description="Score images with a saved model, its own preprocessing and threshold. Not for clinical use.",
+    )
+    predict.add_argument("--model", required=True, metavar="FILE", help="models/<name>.keras of a run directory")
+    predict.add_argument("images", nargs="+", metavar="IMAGE", help="files (DICOM, PNG, JPEG, PGM, NPZ …) or folders")
+    predict.add_argument("--out", metavar="CSV", help="file to write (default: print)")
+    predict.add_argument("--threshold", type=float, metavar="T", help="instead of the model's own")
+    predict.set_defaults(call=predict_command)
+
+
 def _add_doctor(commands):
     doctor = commands.add_parser(
         "doctor",
@@ -101,6 +115,21 @@ def demo_data_command(arguments):
 
     write_demo_data(arguments.out, layout=arguments.layout, patients=arguments.patients, seed=arguments.seed)
     _say(f"written: {arguments.out} (layout {arguments.layout})")
+    return DONE
+
+
+def predict_command(arguments):
+    """Score images; see `predict.run`."""
+    from shared import predict
+
+    predict.run(
+        arguments.model,
+        arguments.images,
+        out=arguments.out,
+        threshold=arguments.threshold,
+        say=_say,
+        progress=sys.stderr.isatty(),
+    )
     return DONE
 
 

@@ -1,0 +1,145 @@
+"""Scores of new images: the run's own preprocessing and threshold, files that cannot be read, files with code."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from shared import __main__, artifacts, images, predict
+from shared.schema import DataError, UsageError
+
+keras = pytest.importorskip("keras")
+SIZE = 32
+
+
+def mean_model(size=SIZE, classes=1):
+    """A network whose score is the mean grey value over 255 (for four classes: a quarter of it each)."""
+    inputs = keras.Input((size, size, 1))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
+    outputs = keras.layers.Dense(classes, kernel_initializer="ones", use_bias=False, name="out")(x)
+    model = keras.Model(inputs, outputs)
+    model.get_layer("out").set_weights([np.full((1, classes), 1 / classes, "float32")])
+    return model
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """A run directory with a model, its image steps and its threshold."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "models").mkdir()
+    mean_model().save(folder / "models/mean.keras")
+    steps = {"size": SIZE, "window": "none", "keep_aspect": False, "breast_crop": False}
+    artifacts.write_json(folder / "data/images.json", {"steps": steps})
+    artifacts.write_json(folder / "results/metrics/mean.json", {"threshold": 0.35})
+    split = {"split": "train", "images": 2, "patients": 2, "benign": 1, "malignant": 1, "prevalence": 0.5}
+    artifacts.write_json(folder / "data/audit.json", {"splits": [split]})
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A dark PNG, a bright NPZ, a PGM, a broken JPEG, and a file that is no image."""
+    import cv2
+
+    folder = tmp_path / "pictures"
+    (folder / "below").mkdir(parents=True)
+    cv2.imwrite(str(folder / "a_dark.png"), np.full((40, 50), 51, np.uint8))
+    np.savez(folder / "below/bright.npz", np.full((64, 64), 204, np.uint8))
+    cv2.imwrite(str(folder / "c.pgm"), np.full((33, 33), 102, np.uint8))
+    (folder / "d_broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def test_scores_words_and_problems(run_dir, pictures, tmp_path):
+    lines = []
+    result = predict.run(run_dir / "models/mean.keras", [pictures], out=tmp_path / "out.csv", say=lines.append)
+    by_name = result.set_index(result.image.str.rsplit("/").str[-1])
+    assert list(by_name.index) == ["a_dark.png", "bright.npz", "c.pgm", "d_broken.jpg"]
+    assert by_name.score["a_dark.png"] == pytest.approx(0.2, abs=0.01)
+    assert by_name.score["bright.npz"] == pytest.approx(0.8, abs=0.01)
+    assert list(by_name.prediction) == ["benign", "malignant", "malignant", ""]
+    assert (by_name.threshold == 0.35).all()
+    assert "d_broken.jpg" in by_name.problem["d_broken.jpg"]
+    written = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
+    assert list(written.columns) == list(predict.COLUMNS)
+    assert list(written.prediction) == list(result.prediction)
+    assert any("3 of 4 images scored" in line for line in lines)
+    assert any("not for clinical use" in line for line in lines)
+    assert not any("note" in line for line in lines)
+
+
+def test_same_pixels_as_the_image_store(run_dir, pictures):
+    steps = images.ImageSteps(SIZE, "none", False, False)
+    assert predict.load(run_dir / "models/mean.keras").steps == steps
+
+
+def test_many_files_come_in_order(run_dir, tmp_path):
+    import cv2
+
+    values = np.random.default_rng(0).integers(0, 256, predict.BATCH * 2 + 3)
+    for i, value in enumerate(values):
+        cv2.imwrite(str(tmp_path / f"{i:03d}.png"), np.full((8, 8), value, np.uint8))
+    result = predict.score_files(predict.load(run_dir / "models/mean.keras"), predict.find_images([tmp_path]))
+    np.testing.assert_allclose(result.score, values / 255, atol=1e-3)
+
+
+def test_a_model_alone_says_what_it_assumes(tmp_path, pictures):
+    mean_model().save(tmp_path / "alone.keras")
+    model = predict.load(tmp_path / "alone.keras")
+    assert model.threshold == 0.5
+    assert model.class_names == ("class 0", "class 1")
+    assert len(model.notes) == 2
+    assert predict.load(tmp_path / "alone.keras", threshold=0.7).threshold == 0.7
+
+
+def test_four_subtypes_become_one_score(run_dir):
+    network = mean_model(classes=4)
+    batch = np.full((2, SIZE, SIZE), 255, np.uint8)
+    np.testing.assert_allclose(predict.score_arrays(network, batch), [0.5, 0.5], atol=1e-6)
+
+
+def test_code_in_a_model_is_refused(tmp_path):
+    inputs = keras.Input((SIZE, SIZE, 1))
+    outputs = keras.layers.Lambda(lambda x: keras.ops.mean(x, axis=(1, 2)))(inputs)
+    keras.Model(inputs, outputs).save(tmp_path / "code.keras")
+    with pytest.raises(UsageError, match="carries code of its own"):
+        predict.load(tmp_path / "code.keras")
+
+
+def test_other_files_are_no_models(tmp_path):
+    with pytest.raises(UsageError, match="no such file"):
+        predict.load(tmp_path / "missing.keras")
+    (tmp_path / "text.keras").write_text("hello")
+    with pytest.raises(UsageError, match="not a Keras model"):
+        predict.load(tmp_path / "text.keras")
+    keras.Sequential([keras.Input((8,)), keras.layers.Dense(1)]).save(tmp_path / "flat.keras")
+    with pytest.raises(UsageError, match="not one grey square"):
+        predict.load(tmp_path / "flat.keras")
+
+
+def test_places(tmp_path, pictures):
+    twice = predict.find_images([pictures / "c.pgm", pictures, pictures / "notes.txt"])
+    assert [path.name for path in twice] == ["c.pgm", "a_dark.png", "bright.npz", "d_broken.jpg", "notes.txt"]
+    with pytest.raises(UsageError, match="no such file or folder"):
+        predict.find_images([tmp_path / "nowhere"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="no images"):
+        predict.find_images([tmp_path / "empty"])
+
+
+def test_nothing_readable(run_dir, pictures):
+    with pytest.raises(DataError, match=r"none of 1 images could be read.*d_broken\.jpg"):
+        predict.run(run_dir / "models/mean.keras", [pictures / "d_broken.jpg"])
+
+
+def test_command_line(run_dir, pictures, tmp_path, capsys):
+    model, out = str(run_dir / "models/mean.keras"), str(tmp_path / "scores.csv")
+    assert __main__.main(["predict", "--model", model, str(pictures), "--out", out]) == 0
+    assert "3 of 4 images scored" in capsys.readouterr().out
+    assert __main__.main(["predict", "--model", model, str(pictures / "a_dark.png")]) == 0
+    assert "benign" in capsys.readouterr().out
+    assert __main__.main(["predict", "--model", model, str(pictures), "--threshold", "7"]) == 2
+    assert __main__.main(["predict", "--model", str(tmp_path / "no.keras"), str(pictures)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("error:") == 2
+    assert "Traceback" not in error
