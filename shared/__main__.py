@@ -1,4 +1,4 @@
-"""The command line: `python -m shared run`, `demo-data`, `predict`, `doctor`.
+"""The command line: `python -m shared run`, `demo-data`, `predict`, `export`, `doctor`.
 
 Exit status 0: done; 1: a notebook failed; 2: wrong usage or unusable data; 130: interrupted.
 """
@@ -23,6 +23,7 @@ def build_parser():
     _add_run(commands)
     _add_demo_data(commands)
     _add_predict(commands)
+    _add_export(commands)
     _add_doctor(commands)
     return parser
 
@@ -79,6 +80,18 @@ def _add_predict(commands):
     predict.set_defaults(call=predict_command)
 
 
+def _add_export(commands):
+    export = commands.add_parser(
+        "export",
+        help="write a saved model as TensorFlow Lite",
+        description="Write a saved model as TensorFlow Lite and compare size, test AUC and time per image.",
+    )
+    export.add_argument("--model", required=True, metavar="FILE", help="models/<name>.keras of a run directory")
+    export.add_argument("--out", metavar="DIR", help="folder to write to (default: beside the model)")
+    export.add_argument("--kind", nargs="+", default=["float16", "int8"], choices=("float16", "int8"))
+    export.set_defaults(call=export_command)
+
+
 def _add_doctor(commands):
     doctor = commands.add_parser(
         "doctor",
@@ -130,6 +143,14 @@ def predict_command(arguments):
         say=_say,
         progress=sys.stderr.isatty(),
     )
+    return DONE
+
+
+def export_command(arguments):
+    """Write TensorFlow Lite files; see `export.run`."""
+    from shared import export
+
+    export.run(arguments.model, out=arguments.out, kinds=arguments.kind, say=_say)
     return DONE
 
 

@@ -144,11 +144,14 @@ def score_files(model, paths, *, n_jobs=2, progress=False):
 
 
 def score_arrays(network, batch):
-    """Return the probability of class 1, float64 (B,), of uint8 (B, S, S); of four subtypes, the malignant two."""
-    scores = network.predict_on_batch(batch[..., np.newaxis]).astype(np.float64)
-    if scores.shape[1] == 1:
-        return scores[:, 0]
-    return scores[:, scores.shape[1] // 2 :].sum(axis=1)
+    """Return the probability of class 1, float64 (B,), of uint8 (B, S, S)."""
+    return positive_share(network.predict_on_batch(batch[..., np.newaxis]))
+
+
+def positive_share(outputs):
+    """Turn a network's outputs (B, classes) into the probability of class 1: of four subtypes, the malignant two."""
+    outputs = np.asarray(outputs, dtype=np.float64)
+    return outputs[:, 0] if outputs.shape[1] == 1 else outputs[:, outputs.shape[1] // 2 :].sum(axis=1)
 
 
 def _prepare(path, steps):
