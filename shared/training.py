@@ -244,6 +244,7 @@ def fit(
     seed=None,
     save=True,
     whole=None,
+    keep_optimizer=False,
     tensorboard=False,
     verbose=0,
 ):
@@ -271,6 +272,7 @@ def fit(
         sensitivity_floor: see `ClinicalMonitor`.
         save: False writes neither model nor log.
         whole: the model to save where `model` is only its trained part, see `models.split`.
+        keep_optimizer: go on with the state of the optimiser that the model comes with, see `continue_training`.
         tensorboard: write TensorBoard events to `results/training_logs/tensorboard/<name>`.
         verbose: as in `keras.Model.fit`.
     Returns:
@@ -294,7 +296,7 @@ def fit(
     validation_rows = prepared.rows("validation") if validation_rows is None else np.asarray(validation_rows)
     source = prepared.images if source is None else source
     keras.utils.set_random_seed(options["seed"])
-    _compile(model, len(train_rows), options)
+    _compile(model, len(train_rows), options, model.optimizer if keep_optimizer else None)
 
     state_dir = settings.run_dir / "models" / f".training-{name}-{_state_key(model, options, train_rows)}"
     for stale in state_dir.parent.glob(f".training-{name}-????????"):
@@ -403,18 +405,48 @@ def fine_tune(model, prepared, *, name, cut=None, **options):
     return replace(result, seconds=time.perf_counter() - started), scores
 
 
-def _compile(model, n_rows, options):
+def continue_training(prepared, former, *, name, epochs, learning_rate, **options):
+    """Load `models/<former>.keras` and train it on, with the optimiser's state (its moments and step count).
+
+    Args:
+        prepared: preparation.Prepared.
+        former: name of the saved model.
+        name: file name of the result.
+        epochs: how many more.
+        learning_rate: where the cosine starts; there is no second warm-up.
+        options: for `fit`.
+    Returns:
+        (keras.Model, TrainingResult)
+    Raises:
+        FileNotFoundError: no such model.
+    """
+    model = load_model(prepared.settings.run_dir, former)
+    options = {"epochs": epochs, "learning_rate": learning_rate, "keep_optimizer": True} | options
+    return model, fit(model, prepared, name=name, **options)
+
+
+def _compile(model, n_rows, options, former=None):
+    """Compile with AdamW; `former` is an optimiser to go on with, its moments and step count included."""
     steps = -(-n_rows // options["batch_size"])
-    rate, warmup = options["learning_rate"], min(options["warmup_epochs"], options["epochs"] - 1) * steps
+    rate, total = options["learning_rate"], options["epochs"] * steps
+    if former is None:
+        warmup = min(options["warmup_epochs"] * steps, total // 2)
+        first = rate * 0.1 if warmup else rate
+    else:
+        warmup, first = int(former.iterations), rate  # as a warm-up that is over: the cosine starts at this step
     schedule = keras.optimizers.schedules.CosineDecay(
-        rate * 0.1 if warmup else rate,
-        max(1, options["epochs"] * steps - warmup),
+        first,
+        max(1, total - (0 if former else warmup)),
         alpha=0.01,
         warmup_target=rate if warmup else None,
         warmup_steps=warmup,
     )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=options["weight_decay"])
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    if former is None:
+        optimizer = keras.optimizers.AdamW(schedule, weight_decay=options["weight_decay"])
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    else:
+        optimizer = former
+        optimizer.learning_rate = schedule
     model.compile(optimizer=optimizer, loss=_make_loss(model, options["loss"]), jit_compile=False)
 
 
