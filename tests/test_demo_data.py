@@ -137,6 +137,12 @@ def test_words_of_the_case_files(cases):
     assert (per_breast == 2).all()
 
 
+def test_every_crop_shows_tissue(crops):
+    for path, image in crops.values():
+        assert image.std() > 4, path
+        assert 20 < np.median(image) < 245, path
+
+
 def test_masks_have_the_size_of_the_film_and_cover_what_the_crop_shows(cbis, cases, crops):
     for row in list(crops)[::25]:
         path, crop = crops[row]

@@ -207,7 +207,7 @@ def _plan_lesion(kind, side, number, malignant, prevalence, seed):
     chances = np.array([shapes[shape], margins[margin]])  # rows: words; columns: benign, malignant
     log_odds = float(np.log(chances[:, 1] / chances[:, 0]).sum())
     prior = np.log(prevalence / (1 - prevalence))
-    contrast = float(rng.uniform(0.17, 0.30) if kind == MASS else rng.uniform(0.28, 0.48))
+    contrast = float(rng.uniform(0.15, 0.28) if kind == MASS else rng.uniform(0.28, 0.48))
     without_callback = not malignant and rng.random() < (0.22 if log_odds > -1 else 0.40)
     benign = "BENIGN_WITHOUT_CALLBACK" if without_callback else "BENIGN"
     return Lesion(
@@ -512,11 +512,16 @@ def _draw_calcifications(rng, own, lesion, y, x):
     return (np.minimum(patch, 0.45) + haze).astype(np.float32), region
 
 
+GRAINS = {
+    "COARSE": (3, 8), "LUCENT_CENTER": (4, 10), "ROUND_AND_REGULAR": (5, 12), "PUNCTATE": (7, 15),
+    "VASCULAR": (16, 28), "FINE_LINEAR_BRANCHING": (9, 18), "AMORPHOUS": (22, 42),
+}  # fmt: skip
+
+
 def _scatter(rng, own, lesion, radius, y, x):
     """Return the places of the grains (n, 2) in px about the middle, and the region that a reader would outline."""
-    count = {"COARSE": (3, 8), "LUCENT_CENTER": (4, 10), "ROUND_AND_REGULAR": (5, 12), "PUNCTATE": (7, 15),
-             "VASCULAR": (16, 28), "FINE_LINEAR_BRANCHING": (9, 18), "AMORPHOUS": (22, 42)}.get(lesion.shape, (16, 34))  # fmt: skip
-    count = int(own.integers(*count))
+    fewest, most = GRAINS.get(lesion.shape, (16, 34))
+    count = int(own.integers(fewest, most))
     turn = rng.uniform(0, 2 * np.pi)
     long, short = {"CLUSTERED": (1.0, 0.8), "REGIONAL": (1.1, 1.0), "DIFFUSELY_SCATTERED": (1.25, 1.2),
                    "SEGMENTAL": (1.25, 0.55), "LINEAR": (1.35, 0.28)}[lesion.margins]  # fmt: skip
@@ -594,22 +599,22 @@ def _burn_in(rng, image, hospital, side, view):
     has_label, has_edge, low = rng.random() < hospital.burn_in, rng.random() < hospital.film_edge, rng.random() < 0.5
     if has_label:
         text = hospital.label.format(side=side[0], view=view)
-        (wide, high), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.6, 2)
-        x = w - wide - 14 if side == "LEFT" else 14
-        y = h - 16 if low else high + 16
-        layer = np.zeros((h, w), np.uint8)
-        cv2.putText(layer, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.6, int(rng.uniform(190, 250)), 2, cv2.LINE_AA)
-        np.maximum(image, layer.astype(np.float32) / 255, out=image)
+        (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.6, 2)
+        place = (w - width - 14 if side == "LEFT" else 14, h - 16 if low else height + 16)
+        label = np.zeros((h, w), np.uint8)
+        cv2.putText(label, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.6, int(rng.uniform(190, 250)), 2, cv2.LINE_AA)
+        np.maximum(image, label.astype(np.float32) / 255, out=image)
     if has_edge:
-        wide, edge = int(rng.integers(0, 3)), int(rng.integers(0, 3))
+        wide, edge = int(rng.integers(2, 8)), int(rng.integers(0, 3))
         bright = float(rng.uniform(0.8, 1.0))
         if edge == 0:
             image[:wide] = bright
         elif edge == 1:
             image[-wide:] = bright
-        else:  # the film's edge on the far side
-            image[:, -wide:] = bright if side == "LEFT" else image[:, -wide:]
-            image[:, :wide] = bright if side == "RIGHT" else image[:, :wide]
+        elif side == "LEFT":  # away from the chest wall
+            image[:, -wide:] = bright
+        else:
+            image[:, :wide] = bright
 
 
 def _crop_box(rng, mask, lesion):
