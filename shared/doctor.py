@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from shared.config import project_root
+from shared.native_output import held_back
 
 PYTHON_VERSIONS = ((3, 11), (3, 13))  # first and last that the pinned packages support
 MEMORY_GB = 3.0
@@ -118,11 +119,13 @@ def check_tensorflow():
     """Import TensorFlow, which takes seconds, and look for GPUs."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        import tensorflow as tf
+        with held_back():
+            import tensorflow as tf
+
+            gpus = tf.config.list_physical_devices("GPU")
     except Exception as error:  # a broken installation fails in many ways
         yield "MISSING", f"TensorFlow does not load ({' '.join(str(error).split())[:200]}); `{INSTALL}`"
         return
-    gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         yield "ok", f"TensorFlow {tf.__version__}, {len(gpus)} GPU"
     else:
@@ -140,13 +143,15 @@ def check_weights():
         yield "ok", f"bundled weights: {pretrained.DEMO_FILE.name} (WEIGHTS demo)"
     else:
         yield "MISSING", f"{pretrained.DEMO_FILE}: bundled weights; restore the file from the repository"
+    missing = {}
     for backbone, source in pretrained.SOURCES.items():
         path = pretrained.imagenet_cache(backbone)
         if path.is_file():
             yield "ok", f"ImageNet weights of {backbone}: {path}"
         else:
-            yield (
-                "note",
-                f"ImageNet weights of {backbone} not on this machine: WEIGHTS imagenet downloads them; by hand: "
-                f"{source.url} to {path}",
-            )
+            missing.setdefault(source.url, []).append(backbone)
+    if missing:
+        folder = pretrained.imagenet_cache("vgg16").parent
+        yield "note", f"not on this machine; WEIGHTS imagenet downloads them, by hand they go to {folder}:"
+    for url, backbones in missing.items():
+        yield "", f"  {', '.join(backbones)}: {url}"

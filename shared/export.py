@@ -1,16 +1,13 @@
 """Write a saved model as TensorFlow Lite files, and measure what that costs and gains."""
 
-import contextlib
-import os
-import sys
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from shared import artifacts, metrics, predict
+from shared.native_output import held_back
 from shared.schema import TEST, TRAIN, UsageError
 
 KINDS = ("float16", "int8")
@@ -99,7 +96,8 @@ def convert(network, kind, calibration):
     """
     if kind not in KINDS:
         raise UsageError(f"--kind {kind}: not one of {', '.join(KINDS)}")
-    import tensorflow as tf
+    with held_back():
+        import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_keras_model(network)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -110,15 +108,15 @@ def convert(network, kind, calibration):
             [image[np.newaxis, ..., np.newaxis].astype(np.float32)] for image in calibration
         )
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
-    with _quiet():
+    with held_back():
         return converter.convert()
 
 
 def scorer(content):
     """Return a function: uint8 (S, S) -> probability of class 1, by a TensorFlow Lite file's bytes."""
-    import tensorflow as tf
+    with held_back():
+        import tensorflow as tf
 
-    with _quiet():
         interpreter = tf.lite.Interpreter(model_content=content, num_threads=1)
         interpreter.allocate_tensors()
     given, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
@@ -129,24 +127,6 @@ def scorer(content):
         return float(predict.positive_share(interpreter.get_tensor(result["index"]))[0])
 
     return score
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Hold back what the converter writes past Python: it is long, and about TensorFlow's insides."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = [os.dup(1), os.dup(2)]
-    try:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            os.dup2(nowhere.fileno(), 1)
-            os.dup2(nowhere.fileno(), 2)
-            yield
-    finally:
-        for number, copy in zip((1, 2), kept, strict=True):
-            os.dup2(copy, number)
-            os.close(copy)
 
 
 def run(model_file, *, out=None, kinds=KINDS, say=print):

@@ -9,6 +9,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from shared import artifacts, images
+from shared.native_output import held_back
 from shared.schema import DataError, UsageError
 
 SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg", ".pgm", ".tif", ".tiff", ".bmp", ".npz", ".npy")
@@ -68,9 +69,10 @@ def load(path, *, threshold=None):
 def _load_network(path):
     if not path.is_file():
         raise UsageError(f"--model {path}: no such file; notebooks save models as models/<name>.keras of the run")
-    import keras
+    with held_back():
+        import keras
 
-    import shared.models  # noqa: F401  registers the project's own layers
+        import shared.models  # noqa: F401  registers the project's own layers
 
     try:
         network = keras.models.load_model(path, compile=False, safe_mode=True)
