@@ -4,6 +4,7 @@ Mammograms are grey with a fixed range; train, validation and test keep one colo
 Okabe & Ito, which colour-blind readers tell apart.
 """
 
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -379,3 +380,60 @@ def plot_removal_curves(curves, *, title="", xlabel="share of pixels taken away"
     axis.set(xlabel=xlabel, ylabel="mean logit", title=title)
     axis.legend(fontsize=8)
     return figure
+
+
+# ------------------------------------------------------------ synthetic or real
+def plot_ladder(ladder, best, control):
+    """Draw how well each rung's images can be told apart: network and best single cue, with intervals.
+
+    Args:
+        ladder: DataFrame with `synthetic.LADDER_COLUMNS`; the rows of `cnn` are drawn.
+        best: DataFrame with the same columns, one row a rung, as from `synthetic.best_probes`.
+        control: dict with auc, auc_low, auc_high: real against real, drawn as a band.
+    """
+    figure, axis = new_figure(size=(7.5, 4))
+    axis.axhspan(control["auc_low"], control["auc_high"], color="#BBBBBB", alpha=0.4, linewidth=0)
+    axis.axhline(control["auc"], color="#777777", linestyle="--", label="real against real")
+    parts = (("CNN", ladder[ladder.classifier == "cnn"], -0.06, "o"), ("best single cue", best, 0.06, "s"))
+    for (name, rows, shift, marker), colour in zip(parts, COLOURS, strict=False):
+        x = np.arange(len(rows)) + shift
+        spread = np.clip([rows.auc - rows.auc_low, rows.auc_high - rows.auc], 0, None)
+        axis.errorbar(x, rows.auc, yerr=spread, marker=marker, color=colour, capsize=3, label=name)
+    for x, row in enumerate(best.itertuples()):
+        axis.annotate(row.classifier, (x + 0.06, row.auc), xytext=(5, -11), textcoords="offset points", fontsize=8)
+    words = [f"{row.rung}\n{textwrap.fill(row.description, 16)}" for row in best.itertuples()]
+    axis.set_xticks(np.arange(len(best)), words, fontsize=8)
+    axis.set(ylabel="test AUC, original against synthetic", ylim=(0.35, 1.03))
+    axis.legend(loc="lower left")
+    return figure
+
+
+def plot_spectra(frequencies, groups):
+    """Draw the mean radial power spectrum of several groups with one standard deviation: {name: float (n, bands)}.
+
+    Args:
+        frequencies: (bands,), cycles per pixel.
+    """
+    figure, axis = new_figure(size=(6, 3.4))
+    for (name, power), colour in zip(groups.items(), CLASS_COLOURS, strict=False):
+        middle, spread = power.mean(axis=0), power.std(axis=0)
+        axis.plot(frequencies, middle, color=colour, label=name)
+        axis.fill_between(frequencies, middle - spread, middle + spread, color=colour, alpha=0.2, linewidth=0)
+    axis.set(xlabel="spatial frequency (cycles per pixel)", ylabel="log10 power")
+    axis.legend()
+    return figure
+
+
+def as_photo(figure, *, quality=85):
+    """Return a figure as a JPEG to show in a notebook: pictures of tissue are several times smaller than as PNG.
+
+    Returns:
+        IPython.display.Image
+    """
+    from io import BytesIO
+
+    from IPython.display import Image
+
+    with BytesIO() as buffer:
+        figure.savefig(buffer, format="jpeg", pil_kwargs={"quality": quality})
+        return Image(data=buffer.getvalue(), format="jpeg")
