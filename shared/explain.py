@@ -63,8 +63,8 @@ def heatmap(
             "integrated_gradients" are then signed).
         resize: True enlarges the map to the images' size (bilinear); False keeps the size of the feature map.
         channels: "scorecam" only: how many channels, those of the largest range, are tried for each image.
-        window: "occlusion": side of the square in pixels; None takes an eighth of the height.
-        stride: "occlusion": pixels between squares; None takes `window`.
+        window: "occlusion": side of the square in pixels; None takes a quarter of the height.
+        stride: "occlusion": pixels between squares; None takes half of `window`.
         steps: "integrated_gradients": points on the path from baseline to image.
         baseline: value of a pixel that is taken away, for "occlusion" and "integrated_gradients"; None takes each
             image's mean.
@@ -469,8 +469,8 @@ def _taken_away(batch, baseline):
 
 def _occlusion(graph, images, target, *, window, stride, baseline):
     height, width = images.shape[1:3]
-    window = int(window or max(1, round(height / 8)))
-    stride = int(stride or window)
+    window = int(window or max(1, round(height / 4)))
+    stride = int(stride or max(1, window // 2))
     if not 0 < stride <= window <= min(height, width):
         raise UsageError(f"window {window}, stride {stride}: 0 < stride <= window <= {min(height, width)} is needed")
     score = _compile(lambda batch: _score(graph, target, _play(graph.steps, {_INPUT: batch})), images)

@@ -64,7 +64,9 @@ def expected_map(method, image, weights):
 
 @pytest.mark.parametrize("method", explain.METHODS)
 def test_each_method_gives_the_map_known_in_closed_form(method, linear_network, images, place_weights):
-    maps = explain.heatmap(linear_network, images, method=method, normalise=False, window=2, steps=3, batch_size=2)
+    maps = explain.heatmap(
+        linear_network, images, method=method, normalise=False, window=2, stride=2, steps=3, batch_size=2
+    )
     expected = np.stack([expected_map(method, image, place_weights) for image in images])
     assert maps.dtype == np.float32
     np.testing.assert_allclose(maps, expected, rtol=2e-4, atol=2e-5)
@@ -254,7 +256,7 @@ def test_all_methods_run_on_the_networks_of_the_series(name):
     network = transfer_network(name)
     images = np.random.default_rng(5).uniform(0, 255, (2, 64, 64))
     for method in explain.METHODS:
-        maps = explain.heatmap(network, images, method=method, steps=2, channels=4, window=32)
+        maps = explain.heatmap(network, images, method=method, steps=2, channels=4, window=32, stride=32)
         assert maps.shape == (2, 64, 64)
         assert np.isfinite(maps).all()
         assert maps.min() >= 0
