@@ -1,6 +1,7 @@
 """Members out of fold, on one machine and on a cluster, and their combination."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import special
 from sklearn.linear_model import LogisticRegression
@@ -8,7 +9,7 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 
-from shared import ensembles, metrics
+from shared import artifacts, config, ensembles, evaluation, metrics, preparation, schema
 from shared.schema import UsageError
 
 
@@ -155,3 +156,24 @@ def test_stacking_weighs_members_and_leaves_no_label_in_its_own_score(problem):
     holes[[3, 250]] = np.nan
     assert np.flatnonzero(np.isnan(ensembles.stack(holes[:, None], labels, folds[0]))).tolist() == [3, 250]
     assert ((special.logit(stacked[240:]) > -10) & (stacked <= 1)[240:]).all()
+
+
+def test_out_of_fold_scores_are_written_and_excluded_images_are_not(problem, tmp_path):
+    features, labels, patients, folds = problem
+    split = np.where(folds[0] == 0, "validation", np.where(folds[0] > 0, "train", "test"))
+    split[-3:] = "excluded"
+    columns = dict.fromkeys(schema.MANIFEST_COLUMNS, "") | {
+        "image_id": [f"image_{i}" for i in range(300)], "patient_id": patients.astype(str), "label": labels,
+        "split": split, "fold": folds[0],
+    }  # fmt: skip
+    manifest = pd.DataFrame(columns, index=range(300))
+    settings = config.Settings(run_dir=tmp_path)
+    prepared = preparation.Prepared(settings, manifest, None, None, None, ("benign", "malignant"))
+    scores = ensembles.cross_validate(MEMBERS[:1], features, labels, folds, n_jobs=1)["linear"].scores
+    result = evaluation.evaluate(prepared, "cv_linear", scores, out_of_fold=True)
+    saved = artifacts.load_predictions(tmp_path, "cv_linear")
+    assert saved.split.value_counts().to_dict() == {"train": 180, "validation": 60, "test": 57}
+    assert saved.score.to_numpy() == pytest.approx(scores[:297])
+    assert result["auc"] == pytest.approx(metrics.auc(labels[240:297], scores[240:297]))
+    evaluation.evaluate(prepared, "plain", scores)
+    assert set(artifacts.load_predictions(tmp_path, "plain").split) == {"validation", "test"}
