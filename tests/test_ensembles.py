@@ -167,6 +167,7 @@ def test_out_of_fold_scores_are_written_and_excluded_images_are_not(problem, tmp
         "split": split, "fold": folds[0],
     }  # fmt: skip
     manifest = pd.DataFrame(columns, index=range(300))
+    artifacts.save_manifest(tmp_path, manifest)
     settings = config.Settings(run_dir=tmp_path)
     prepared = preparation.Prepared(settings, manifest, None, None, None, ("benign", "malignant"))
     scores = ensembles.cross_validate(MEMBERS[:1], features, labels, folds, n_jobs=1)["linear"].scores
