@@ -1,0 +1,147 @@
+"""Notebooks as a reader meets them: opened and run from top to bottom in a real JupyterLab in headless Chromium.
+
+By default the first notebook, as nbval runs all of them anyway; MAMMO_LAB_NOTEBOOKS=all takes the whole series, or
+name some: MAMMO_LAB_NOTEBOOKS="03 07".
+"""
+
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from shared import pipeline
+
+ROOT = Path(__file__).resolve().parent.parent
+SERIES = sorted((ROOT / "notebooks").glob(pipeline.NOTEBOOK_PATTERN))
+WANTED = os.environ.get("MAMMO_LAB_NOTEBOOKS", "01").split()
+NOTEBOOKS = [path for path in SERIES if WANTED == ["all"] or path.name[:2] in WANTED]
+LIMIT = 600  # seconds a notebook may take
+
+STATE = """
+const app = window.jupyterapp, widget = app && app.shell.currentWidget;
+if (!widget || !widget.sessionContext || !widget.content.widgets || !widget.context.isReady) return null;
+const cells = widget.content.widgets.filter(cell => cell.model.type === 'code');
+const state = {path: widget.context.path, cells: cells.length, done: 0, errors: [], pictures: 0};
+cells.forEach((cell, place) => {
+  if (cell.model.executionCount) state.done += 1;
+  for (let i = 0; i < cell.model.outputs.length; i++) {
+    const output = cell.model.outputs.get(i).toJSON();
+    if (output.output_type === 'error') state.errors.push(`${place}: ${output.ename}: ${output.evalue}`);
+    if (output.data && output.data['image/png']) state.pictures += 1;
+  }
+});
+const kernel = widget.sessionContext.session && widget.sessionContext.session.kernel;
+state.status = kernel ? kernel.status : 'none';
+return state;
+"""
+RUN_ALL = """
+const widget = window.jupyterapp.shell.currentWidget;
+widget.content.widgets.forEach(cell => {
+  if (cell.model.type === 'code') { cell.model.outputs.clear(); cell.model.executionCount = null; }
+});
+window.jupyterapp.commands.execute('notebook:run-all-cells');
+"""
+VISIBLE = """
+const image = window.jupyterapp.shell.currentWidget.node.querySelector('.jp-OutputArea img');
+if (!image) return 0;
+image.scrollIntoView();
+return Math.min(image.naturalWidth, image.getBoundingClientRect().width);
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """JupyterLab on a copy of the notebooks (it saves what it shows); gives its address and token."""
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = secrets.token_hex(16)
+    environment = {
+        **os.environ,
+        "JUPYTER_CONFIG_DIR": str(folder / "config"),
+        "JUPYTER_DATA_DIR": str(folder / "data"),
+        "MAMMO_RUN_DIR": str(folder / "run"),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        "PATH": str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"],
+    }
+    command = [
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}",
+        f"--ServerApp.root_dir={folder}", f"--IdentityProvider.token={token}", "--LabApp.expose_app_in_browser=True",
+    ]  # fmt: skip
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        try:
+            wait_until(lambda: answers(port) or process.poll() is not None, seconds=90)
+            assert process.poll() is None, (folder / "log").read_text()[-2000:]
+            yield f"http://127.0.0.1:{port}", token
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no chromium and chromedriver on this machine")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
+        "--disable-component-update", "--no-first-run", "--window-size=1300,1600",
+        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):  # fmt: skip
+        options.add_argument(argument)
+    window = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield window
+    window.quit()
+
+
+def answers(port):
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def wait_until(condition, *, seconds):
+    """Look twice a second until `condition()` is true; return its last value."""
+    end = time.monotonic() + seconds
+    while not (value := condition()) and time.monotonic() < end:
+        time.sleep(0.5)
+    return value
+
+
+@pytest.mark.xdist_group("lab")
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_runs_in_jupyterlab(path, server, browser):
+    address, token = server
+    browser.get(f"{address}/lab/tree/notebooks/{path.name}?token={token}&reset")
+
+    def state():
+        return browser.execute_script(STATE) or {"path": "", "status": "starting", "errors": []}
+
+    def is_open():
+        return state()["path"].endswith(path.name) and state()["status"] == "idle"
+
+    def is_over():
+        now = state()
+        return now["errors"] or (now["status"] == "idle" and now["done"] == now["cells"])
+
+    assert wait_until(is_open, seconds=120), state()
+    browser.execute_script(RUN_ALL)
+    wait_until(is_over, seconds=LIMIT)
+    end = state()
+    assert end["errors"] == []
+    assert end["done"] == end["cells"] > 5
+    assert end["pictures"] > 0
+    assert browser.execute_script(VISIBLE) > 50
