@@ -7,7 +7,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from shared import artifacts, metrics
-from shared.schema import TEST, TRAIN, VALIDATION
+from shared.schema import BASELINES, TEST, TRAIN, VALIDATION
 
 DESCRIPTORS = ("shape", "margins", "calc_type", "calc_distribution")
 
@@ -102,6 +102,22 @@ def table_row(result):
             }
         ]
     )
+
+
+def choose_image_model(results):
+    """Return the image model that validation likes best, or None where there is none.
+
+    Baselines and models that were given the radiologist's reading do not count.
+
+    Args:
+        results: {model: metrics dict} as from `artifacts.load_metrics`.
+    """
+    image_models = {
+        name: result
+        for name, result in results.items()
+        if name not in BASELINES and "birads" not in result.get("inputs", ())
+    }
+    return max(image_models, key=lambda name: image_models[name]["val_auc"], default=None)
 
 
 # ----------------------------------------------------------------- baselines

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from shared import artifacts, metrics
+from shared import artifacts, evaluation, metrics
 from shared.schema import BASELINES, EXCLUDED, TEST
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -143,6 +143,7 @@ def collect_facts(run_dir):
         .to_dict("records")
     )
     models = [row for row in rows if row["model"] not in BASELINES]
+    chosen = evaluation.choose_image_model(_metrics(run_dir))
     dataset = audit.get("dataset") or run.get("dataset", {}).get("name") or "unknown"
     name = run.get("dataset", {}).get("name") or (rows[0]["dataset"] if rows else dataset)
     facts = {
@@ -159,7 +160,7 @@ def collect_facts(run_dir):
             {**row, "words": BASELINE_WORDS.get(row["model"], "")} for row in rows if row["model"] in BASELINES
         ],
         "models": models,
-        "chosen": max(models, key=lambda row: row["val_auc"] or 0, default=None),
+        "chosen": next((row for row in models if row["model"] == chosen), None),
         "left_out": left_out(run_dir, run, models),
         "has_external": (run_dir / "results/external_validation.csv").exists(),
         "metrics": _metrics(run_dir),
