@@ -6,6 +6,7 @@ is trained. Cached are either pooled features (the head is trained) or the featu
 """
 
 import json
+import math
 import os
 import time
 import zlib
@@ -19,6 +20,8 @@ from sklearn.preprocessing import StandardScaler
 from shared import artifacts, input_pipeline
 
 SECONDS_BETWEEN_SAVES = 10
+MAX_VALUES = 30_000  # an image and view: 0.5 MB an image with eight views
+FLOAT16_RANGE = (-65504, 65504)
 IMAGES_A_STEP = 16  # small steps stay in the processor's cache: about twice as fast as 64 on two cores
 
 
@@ -26,8 +29,8 @@ IMAGES_A_STEP = 16  # small steps stay in the processor's cache: about twice as 
 class CachedViews:
     """Outputs of a frozen network: row i, view v belong to `images[i]` in view v (see `input_pipeline.turn`)."""
 
-    array: np.ndarray  # float16 (N, views, ...), memory-mapped
-    seconds: float = 0.0  # what it took to compute, summed over the calls that did; from the file's key
+    array: np.ndarray  # (N, views, ...), float32 for pooled features, float16 for maps; memory-mapped
+    seconds: float = 0.0  # what it took to compute, kept beside the file
 
     def read(self, rows, views):
         """Return float32 (B, ...), one view of each row."""
@@ -38,7 +41,18 @@ class CachedViews:
         return self.array.mean(axis=1, dtype=np.float32)
 
 
-def extract(prepared, model, layer, *, views=input_pipeline.ALL_VIEWS):
+@dataclass(frozen=True)
+class ImageViews:
+    """The image store, uint8 (N, S, S), with the same way to read it as `CachedViews`."""
+
+    array: np.ndarray
+
+    def read(self, rows, views):
+        """Return uint8 (B, S, S, 1), one view of each row."""
+        return input_pipeline.read_images(self.array, rows, views)
+
+
+def extract(prepared, model, layer, *, views=input_pipeline.ALL_VIEWS, through=None):
     """Compute the output of one layer for every image and view, or open it where it was computed before.
 
     Kept in `data/features/<model>-<layer>-<key>.npy`; the key stands for the images, the weights up to that layer
@@ -49,6 +63,8 @@ def extract(prepared, model, layer, *, views=input_pipeline.ALL_VIEWS):
         model: a flat model of `models.build`.
         layer: name of a layer; "pooled" gives what the head sees.
         views: numbers of views, from 0 on.
+        through: name of a layer on the way whose output is to be kept as well, because fine-tuning will start from
+            it; passed over where its output is larger than `MAX_VALUES` numbers an image and view.
     Returns:
         CachedViews
     """
@@ -56,7 +72,11 @@ def extract(prepared, model, layer, *, views=input_pipeline.ALL_VIEWS):
     key = feature_key(prepared.images, frozen, views)
     path = prepared.settings.run_dir / f"data/features/{model.name}-{layer}-{key}.npy"
     if not path.exists():
-        _compute(path, frozen, prepared.images, views)
+        source, seconds = ImageViews(prepared.images), 0.0
+        if through and math.prod(model.get_layer(through).output.shape[1:]) <= MAX_VALUES:
+            source = extract(prepared, model, through, views=views)
+            frozen, seconds = keras.Model(model.get_layer(through).output, frozen.output), source.seconds
+        _compute(path, frozen, source, (len(prepared.images), len(views)), seconds)
     seconds = artifacts.read_json(path.with_suffix(".json"))["seconds"]
     return CachedViews(np.load(path, mmap_mode="r", allow_pickle=False), seconds)
 
@@ -71,30 +91,32 @@ def feature_key(images, frozen, views):
     return f"{checksum:08x}"
 
 
-def _compute(path, frozen, images, views):
+def _compute(path, frozen, source, size, seconds):
     """Fill the array step by step; `.part` files keep what is done, so that a killed run goes on."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part, progress = path.with_suffix(".part"), path.with_suffix(".part.json")
-    shape = (len(images), len(views), *frozen.output_shape[1:])
-    state = {"rows": 0, "seconds": 0.0}
+    count, views = size
+    done = 0
     if part.exists() and progress.exists():
-        state = artifacts.read_json(progress)
+        done, seconds = artifacts.read_json(progress).values()
         array = np.load(part, mmap_mode="r+", allow_pickle=False)
     else:
-        array = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=shape)
-    step = max(1, IMAGES_A_STEP // len(views))
-    started, last = time.perf_counter(), time.perf_counter()
-    for start in range(state["rows"], len(images), step):
-        rows = np.arange(start, min(start + step, len(images)))
-        pixels = input_pipeline.read_images(images, np.repeat(rows, len(views)), np.tile(views, len(rows)))
-        output = frozen.predict_on_batch(pixels)
-        array[rows] = np.clip(output, -65504, 65504).reshape(len(rows), len(views), *output.shape[1:])
+        shape = (count, views, *frozen.output_shape[1:])
+        # pooled features are few, and those of random weights too small for float16; maps are many
+        dtype = np.float32 if len(shape) == 3 else np.float16
+        array = np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape)
+    step = max(1, IMAGES_A_STEP // views)
+    started = last = time.perf_counter()
+    for start in range(done, count, step):
+        rows = np.arange(start, min(start + step, count))
+        output = frozen.predict_on_batch(source.read(np.repeat(rows, views), np.tile(np.arange(views), len(rows))))
+        array[rows] = np.clip(output, *FLOAT16_RANGE).reshape(len(rows), views, *output.shape[1:])
         if time.perf_counter() - last > SECONDS_BETWEEN_SAVES:
             last = time.perf_counter()
             array.flush()
-            artifacts.write_json(progress, {"rows": int(rows[-1]) + 1, "seconds": state["seconds"] + last - started})
+            artifacts.write_json(progress, {"rows": int(rows[-1]) + 1, "seconds": seconds + last - started})
     array.flush()
-    artifacts.write_json(path.with_suffix(".json"), {"seconds": state["seconds"] + time.perf_counter() - started})
+    artifacts.write_json(path.with_suffix(".json"), {"seconds": seconds + time.perf_counter() - started})
     os.replace(part, path)
     progress.unlink(missing_ok=True)
 
@@ -113,7 +135,7 @@ def fit_linear_head(features, labels, rows, *, strength=0.01, seed=0):
         (float32 (C, 1), float32 (1,)): kernel and bias that act on the features as they are.
     """
     scaler = StandardScaler().fit(features[rows])
-    scale = np.where(scaler.scale_ > 1e-6, scaler.scale_, 1.0)
+    scale = np.where(scaler.scale_ > 0, scaler.scale_, 1.0)
     regression = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000, random_state=seed)
     regression.fit((features[rows] - scaler.mean_) / scale, np.asarray(labels)[rows])
     kernel = (regression.coef_[0] / scale).astype(np.float32)

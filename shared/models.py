@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import keras
+import numpy as np
 from keras import layers
 
 from shared import pretrained
@@ -221,17 +222,39 @@ def _output(x, n_classes, softmax):
 
 
 def _tapped_backbone(inputs, name, *, weights, tap, dropout, alpha):
-    backbone = BACKBONES[name]
-    options = {"alpha": alpha or pretrained.alpha_of(weights)} if name == "mobilenetv2" else {}
-    prepared = backbone.prepare(inputs, weights)
-    network = backbone.constructor(include_top=False, weights=None, input_tensor=prepared, **options)
-    pretrained.load_into(network, name, weights, **options)
-    names = [layer.name for layer in network.layers]
-    tap = tap or backbone.tap
-    if tap not in names:
+    network = _backbone_network(inputs, name, weights, alpha)
+    tap = tap or BACKBONES[name].tap
+    if tap not in [layer.name for layer in network.layers]:
         raise UsageError(f"TAP: {name} has no layer {tap!r}; take one of those that {name}.summary() lists")
-    tapped = network.get_layer(tap).output
-    return (backbone.head or _pool)(tapped, dropout)
+    return (BACKBONES[name].head or _pool)(network.get_layer(tap).output, dropout)
+
+
+def _backbone_network(inputs, name, weights, alpha=None):
+    """Return the flat network of `keras.applications` on `inputs`, with its preprocessing and weights."""
+    options = {"alpha": alpha or pretrained.alpha_of(weights)} if name == "mobilenetv2" else {}
+    prepared = BACKBONES[name].prepare(inputs, weights)
+    network = BACKBONES[name].constructor(include_top=False, weights=None, input_tensor=prepared, **options)
+    pretrained.load_into(network, name, weights, **options)
+    return network
+
+
+def build_taps(name, taps, *, image_size, weights="none", seed=0):
+    """Build a backbone that pools the output of several of its layers, to compare where a head should start.
+
+    Args:
+        name: one of `BACKBONES`.
+        taps: names of layers.
+        image_size, weights, seed: as in `build`.
+    Returns:
+        keras.Model: image -> layer `taps`, the pooled outputs side by side; and {tap: slice of its columns}.
+    """
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((image_size, image_size, 1), name="image")
+    network = _backbone_network(inputs, name, weights)
+    pooled = [layers.GlobalAveragePooling2D()(network.get_layer(tap).output) for tap in taps]
+    ends = np.cumsum([0, *(part.shape[-1] for part in pooled)]).tolist()
+    model = keras.Model(inputs, layers.Concatenate(name="taps")(pooled), name=name)
+    return model, {tap: slice(*ends[number : number + 2]) for number, tap in enumerate(taps)}
 
 
 def head_layers(model):

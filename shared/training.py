@@ -20,12 +20,17 @@ from shared.schema import UsageError
 
 LOSSES = {
     "binary_crossentropy": keras.losses.BinaryCrossentropy,
-    "focal": keras.losses.BinaryFocalCrossentropy,
-    "categorical_crossentropy": keras.losses.SparseCategoricalCrossentropy,
+    "binary_focal_crossentropy": keras.losses.BinaryFocalCrossentropy,
+    "sparse_categorical_crossentropy": keras.losses.SparseCategoricalCrossentropy,
 }
 BALANCING = ("class_weights", "balanced_batches", "none")
 STRATEGIES = ("auto", "none", "mirrored")
 LINEAR_STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)  # scikit-learn's C, chosen on validation
+FINE_TUNING = {
+    # chosen on validation patients of CBIS-DDSM mass patches, see docs
+    "epochs": 15, "learning_rate": 3e-4, "batch_size": 32, "patience": 15,
+    "views": input_pipeline.ALL_VIEWS, "validation_views": (0, 3, 5, 6),
+}  # fmt: skip
 SENSITIVITY_AT = 0.8  # specificity at which ClinicalMonitor states the sensitivity
 
 
@@ -258,7 +263,7 @@ def fit(
         prepared: `preparation.Prepared`: its settings, images, labels and rows.
         name: file name of the saved model and its log.
         epochs, batch_size, learning_rate, seed: None takes the value of `prepared.settings`.
-        loss: one of `LOSSES`; a softmax output takes "categorical_crossentropy" whatever is given here.
+        loss: one of `LOSSES`; a softmax output takes "sparse_categorical_crossentropy" whatever is given here.
         balancing: "class_weights", "balanced_batches" (both classes drawn equally often) or "none".
         augment: a Keras model as from `input_pipeline.make_augmentation`, or None. Training rows only.
         source: what to read inputs from instead of `prepared.images`, as `features.CachedViews`.
@@ -334,74 +339,86 @@ def fit(
     return TrainingResult(history, seconds, best_epoch, best_auc, messages, bool(collapse.message))
 
 
-def train_frozen(model, prepared, *, name, layer="pooled", **options):
+def train_frozen(model, prepared, *, name, labels=None, save=True, **options):
     """Train only the head of a transfer model, on features that the frozen backbone computes once.
 
     A head that is one linear layer behind `pooled` is fitted by logistic regression (`features.fit_linear_head`),
-    any other by `fit` on the cached features of all eight views. Scores are averaged over the views either way.
+    with the penalty that does best on validation; any other by `fit` on the cached features of all eight views.
 
     Args:
         model: a transfer model of `models.build`; its head is trained in place.
         prepared: preparation.Prepared.
         name: file name of the saved model.
-        layer: where the head starts.
-        options: for `fit`.
+        labels: int (N,), instead of `prepared.labels`.
+        save: False writes no model.
+        options: for `fit`, where that is used.
     Returns:
-        (TrainingResult, float64 (N,)): and the scores of all rows.
+        (TrainingResult, float64 (N,) or (N, classes)): and the scores of validation and test, averaged over the
+        eight views; NaN elsewhere.
     """
     started = time.perf_counter()
     models.freeze_backbone(model)
-    cached = features.extract(prepared, model, layer)
-    _, head = models.split(model, layer)
-    if models.has_linear_head(model):
-        result = _fit_linear(model, prepared, cached)
-        if options.get("save", True):
+    labels = np.asarray(prepared.labels if labels is None else labels)
+    cached = features.extract(prepared, model, "pooled", through=models.BACKBONES[model.name].cut)
+    _, head = models.split(model, "pooled")
+    if models.has_linear_head(model) and model.output_shape[-1] == 1:
+        result = _fit_linear(model, prepared, cached, labels)
+        if save:
             save_model(prepared.settings.run_dir, name, model)
     else:
-        options = {"views": input_pipeline.ALL_VIEWS, "validation_views": input_pipeline.ALL_VIEWS} | options
+        views = {"views": input_pipeline.ALL_VIEWS, "validation_views": input_pipeline.ALL_VIEWS}
+        options = views | {"labels": labels, "save": save} | options
         result = fit(head, prepared, name=name, source=cached, whole=model, **options)
-    scores = predict_scores(head, cached, np.arange(len(prepared.labels)), batch_size=512, tta=True)
+    scores = _held_out_scores(head, prepared, cached)
     return replace(result, seconds=time.perf_counter() - started), scores
 
 
-def _fit_linear(model, prepared, cached):
+def _fit_linear(model, prepared, cached, labels):
     """Choose the penalty of the logistic regression on validation, and set the model's `logit`."""
     train, validation = prepared.rows("train"), prepared.rows("validation")
-    averaged, log, best = cached.averaged(), [], (-1.0, None)
+    averaged, log, heads = cached.averaged(), [], []
     for strength in LINEAR_STRENGTHS:
-        head = features.fit_linear_head(averaged, prepared.labels, train, strength=strength)
-        scores = features.head_scores(averaged[validation], *head)
-        log.append({"epoch": len(log), "strength": strength} | validation_figures(prepared.labels[validation], scores))
-        best = max(best, (log[-1]["val_auc"], len(log) - 1, head), key=lambda item: item[0])
-    features.set_linear_head(model, *best[2])
-    return TrainingResult(pd.DataFrame(log), 0.0, best[1], best[0])
+        heads.append(features.fit_linear_head(averaged, labels, train, strength=strength))
+        scores = features.head_scores(averaged[validation], *heads[-1])
+        log.append({"epoch": len(log), "strength": strength} | validation_figures(labels[validation], scores))
+    history = pd.DataFrame(log)
+    best_auc, best = _best(history)
+    features.set_linear_head(model, *heads[best])
+    return TrainingResult(history, 0.0, best, best_auc)
+
+
+def _held_out_scores(part, prepared, cached):
+    """Score validation and test from cached outputs, averaged over the eight views; NaN elsewhere."""
+    rows = prepared.rows("validation", "test")
+    found = predict_scores(part, cached, rows, batch_size=128, tta=True)
+    scores = np.full((len(prepared.images), *found.shape[1:]), np.nan)
+    scores[rows] = found
+    return scores
 
 
 def fine_tune(model, prepared, *, name, cut=None, **options):
     """Train the layers behind `cut` (batch normalisation frozen) and the head, from the weights the model has.
 
     What lies before `cut` is frozen, so its output is computed once for the eight views of each image and kept on
-    disk; an epoch then costs only the layers behind it. The saved model is the whole network, from pixels on.
+    disk; an epoch then costs only the layers behind it. Training images come in a view at random. The saved model is
+    the whole network, from pixels on.
 
     Args:
-        model: a transfer model of `models.build`, best with a head from `train_frozen`; trained in place.
+        model: a transfer model of `models.build`; trained in place.
         prepared: preparation.Prepared.
         name: file name of the saved model and its log.
         cut: name of the last frozen layer; None takes the backbone's own (`models.BACKBONES`).
-        options: for `fit`.
+        options: for `fit`; `FINE_TUNING` where they are not given.
     Returns:
-        (TrainingResult, float64 (N,)): and the scores of all rows, averaged over the eight views.
+        (TrainingResult, float64 (N,) or (N, classes)): as `train_frozen`.
     """
     started = time.perf_counter()
     cut = cut or models.BACKBONES[model.name].cut
     cached = features.extract(prepared, model, cut)
     models.unfreeze_behind(model, cut)
     _, part = models.split(model, cut)
-    options = {"views": input_pipeline.ALL_VIEWS, "validation_views": (0, 3, 5, 6), "learning_rate": 1e-4} | options
-    result = fit(part, prepared, name=name, source=cached, whole=model, **options)
-    rows = prepared.rows("validation", "test")
-    scores = np.full(len(prepared.labels), np.nan)
-    scores[rows] = predict_scores(part, cached, rows, tta=True)
+    result = fit(part, prepared, name=name, source=cached, whole=model, **(FINE_TUNING | options))
+    scores = _held_out_scores(part, prepared, cached)
     return replace(result, seconds=time.perf_counter() - started), scores
 
 
@@ -453,7 +470,7 @@ def _compile(model, n_rows, options, former=None):
 def _make_loss(model, loss):
     if loss not in LOSSES:
         raise UsageError(f"loss {loss!r} is not one of {', '.join(LOSSES)}")
-    return LOSSES["categorical_crossentropy" if model.output_shape[-1] > 1 else loss]()
+    return LOSSES["sparse_categorical_crossentropy" if model.output_shape[-1] > 1 else loss]()
 
 
 def class_weights(labels):
