@@ -20,17 +20,22 @@ from sklearn.preprocessing import StandardScaler
 from shared import artifacts, input_pipeline
 
 SECONDS_BETWEEN_SAVES = 10
-MAX_VALUES = 30_000  # an image and view: 0.5 MB an image with eight views
+MAX_VALUES = 160_000  # of an image, all views together: 0.3 MB on disk
 FLOAT16_RANGE = (-65504, 65504)
 IMAGES_A_STEP = 16  # small steps stay in the processor's cache: about twice as fast as 64 on two cores
 
 
 @dataclass(frozen=True)
 class CachedViews:
-    """Outputs of a frozen network: row i, view v belong to `images[i]` in view v (see `input_pipeline.turn`)."""
+    """Outputs of a frozen network: row i, column v belong to `images[i]` in the v-th of the views asked for."""
 
     array: np.ndarray  # (N, views, ...), float32 for pooled features, float16 for maps; memory-mapped
     seconds: float = 0.0  # what it took to compute, kept beside the file
+
+    @property
+    def views(self):
+        """The columns, 0, 1, … as `input_pipeline.make_dataset` takes them."""
+        return tuple(range(self.array.shape[1]))
 
     def read(self, rows, views):
         """Return float32 (B, ...), one view of each row."""
@@ -62,9 +67,9 @@ def extract(prepared, model, layer, *, views=input_pipeline.ALL_VIEWS, through=N
         prepared: `preparation.Prepared`.
         model: a flat model of `models.build`.
         layer: name of a layer; "pooled" gives what the head sees.
-        views: numbers of views, from 0 on.
+        views: numbers of views, see `input_pipeline.turn`.
         through: name of a layer on the way whose output is to be kept as well, because fine-tuning will start from
-            it; passed over where its output is larger than `MAX_VALUES` numbers an image and view.
+            it; passed over where that would be more than `MAX_VALUES` numbers an image.
     Returns:
         CachedViews
     """
@@ -73,10 +78,12 @@ def extract(prepared, model, layer, *, views=input_pipeline.ALL_VIEWS, through=N
     path = prepared.settings.run_dir / f"data/features/{model.name}-{layer}-{key}.npy"
     if not path.exists():
         source, seconds = ImageViews(prepared.images), 0.0
-        if through and math.prod(model.get_layer(through).output.shape[1:]) <= MAX_VALUES:
+        through = through if through in [part.name for part in frozen.layers] else None
+        if through and len(views) * math.prod(model.get_layer(through).output.shape[1:]) <= MAX_VALUES:
             source = extract(prepared, model, through, views=views)
             frozen, seconds = keras.Model(model.get_layer(through).output, frozen.output), source.seconds
-        _compute(path, frozen, source, (len(prepared.images), len(views)), seconds)
+            views = source.views
+        _compute(path, frozen, source, len(prepared.images), np.asarray(views), seconds)
     seconds = artifacts.read_json(path.with_suffix(".json"))["seconds"]
     return CachedViews(np.load(path, mmap_mode="r", allow_pickle=False), seconds)
 
@@ -91,26 +98,25 @@ def feature_key(images, frozen, views):
     return f"{checksum:08x}"
 
 
-def _compute(path, frozen, source, size, seconds):
+def _compute(path, frozen, source, count, views, seconds):
     """Fill the array step by step; `.part` files keep what is done, so that a killed run goes on."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part, progress = path.with_suffix(".part"), path.with_suffix(".part.json")
-    count, views = size
     done = 0
     if part.exists() and progress.exists():
         done, seconds = artifacts.read_json(progress).values()
         array = np.load(part, mmap_mode="r+", allow_pickle=False)
     else:
-        shape = (count, views, *frozen.output_shape[1:])
+        shape = (count, len(views), *frozen.output_shape[1:])
         # pooled features are few, and those of random weights too small for float16; maps are many
         dtype = np.float32 if len(shape) == 3 else np.float16
         array = np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape)
-    step = max(1, IMAGES_A_STEP // views)
+    step = max(1, IMAGES_A_STEP // len(views))
     started = last = time.perf_counter()
     for start in range(done, count, step):
         rows = np.arange(start, min(start + step, count))
-        output = frozen.predict_on_batch(source.read(np.repeat(rows, views), np.tile(np.arange(views), len(rows))))
-        array[rows] = np.clip(output, *FLOAT16_RANGE).reshape(len(rows), views, *output.shape[1:])
+        output = frozen.predict_on_batch(source.read(np.repeat(rows, len(views)), np.tile(views, len(rows))))
+        array[rows] = np.clip(output, *FLOAT16_RANGE).reshape(len(rows), len(views), *output.shape[1:])
         if time.perf_counter() - last > SECONDS_BETWEEN_SAVES:
             last = time.perf_counter()
             array.flush()

@@ -30,6 +30,7 @@ class Backbone:
     tap: str  # layer whose output goes to the head
     cut: str  # last layer that stays frozen in fine-tuning; everything behind it is trained
     head: Callable = None  # (tensor, dropout) -> tensor; None is global average pooling and dropout
+    views: tuple[int, ...] = tuple(range(8))  # turned and flipped views whose features are worth their time
 
 
 # ------------------------------------------------------------- preprocessing
@@ -89,17 +90,19 @@ def _large_head(x, dropout):
 
 
 _APPS = keras.applications
+MIRRORED = (0, 4)  # the image and its mirror image, for backbones that take long
 BACKBONES = {
     "mobilenetv2": Backbone(_APPS.MobileNetV2, _to_minus_one_one, "block_13_expand_relu", "block_6_project_BN"),
     "efficientnetb0": Backbone(_APPS.EfficientNetB0, _efficientnet, "block6a_expand_activation", "block4c_add"),
-    "vgg16": Backbone(_APPS.VGG16, _minus_bgr_mean, "block5_pool", "block4_pool", _two_dense),
-    "vgg16_medical": Backbone(_APPS.VGG16, _minus_bgr_mean, "block5_pool", "block3_pool", _large_head),
+    "vgg16": Backbone(_APPS.VGG16, _minus_bgr_mean, "block5_pool", "block4_pool", _two_dense, MIRRORED),
+    "vgg16_medical": Backbone(_APPS.VGG16, _minus_bgr_mean, "block5_pool", "block4_pool", _large_head, MIRRORED),
     "efficientnetv2b0": Backbone(_APPS.EfficientNetV2B0, _as_it_is, "block6a_expand_activation", "block4c_add"),
     "convnext_tiny": Backbone(
         _APPS.ConvNeXtTiny,
         _as_it_is,
         "convnext_tiny_downsampling_block_2",
         "convnext_tiny_downsampling_block_1",
+        views=MIRRORED,
     ),
 }
 
@@ -304,8 +307,10 @@ def split(model, cut):
     Returns:
         (keras.Model, keras.Model): image -> output of `cut`; output of `cut` -> probability.
     Raises:
-        UsageError: a shortcut leads past `cut`.
+        UsageError: no such layer, or a shortcut leads past it.
     """
+    if cut not in [layer.name for layer in model.layers]:
+        raise UsageError(f"{model.name}: no layer {cut!r} before its head; choose a TAP behind {cut!r}")
     middle = model.get_layer(cut).output
     try:
         return keras.Model(model.input, middle), keras.Model(middle, model.output)

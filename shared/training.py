@@ -28,9 +28,11 @@ STRATEGIES = ("auto", "none", "mirrored")
 LINEAR_STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)  # scikit-learn's C, chosen on validation
 FINE_TUNING = {
     # chosen on validation patients of CBIS-DDSM mass patches, see docs
-    "epochs": 15, "learning_rate": 3e-4, "batch_size": 32, "patience": 15,
-    "views": input_pipeline.ALL_VIEWS, "validation_views": (0, 3, 5, 6),
-}  # fmt: skip
+    "epochs": 15,
+    "learning_rate": 3e-4,
+    "batch_size": 32,
+    "patience": 15,
+}
 SENSITIVITY_AT = 0.8  # specificity at which ClinicalMonitor states the sensitivity
 
 
@@ -359,14 +361,15 @@ def train_frozen(model, prepared, *, name, labels=None, save=True, **options):
     started = time.perf_counter()
     models.freeze_backbone(model)
     labels = np.asarray(prepared.labels if labels is None else labels)
-    cached = features.extract(prepared, model, "pooled", through=models.BACKBONES[model.name].cut)
+    backbone = models.BACKBONES[model.name]
+    cached = features.extract(prepared, model, "pooled", views=backbone.views, through=backbone.cut)
     _, head = models.split(model, "pooled")
     if models.has_linear_head(model) and model.output_shape[-1] == 1:
         result = _fit_linear(model, prepared, cached, labels)
         if save:
             save_model(prepared.settings.run_dir, name, model)
     else:
-        views = {"views": input_pipeline.ALL_VIEWS, "validation_views": input_pipeline.ALL_VIEWS}
+        views = {"views": cached.views, "validation_views": cached.views}
         options = views | {"labels": labels, "save": save} | options
         result = fit(head, prepared, name=name, source=cached, whole=model, **options)
     scores = _held_out_scores(head, prepared, cached)
@@ -390,7 +393,7 @@ def _fit_linear(model, prepared, cached, labels):
 def _held_out_scores(part, prepared, cached):
     """Score validation and test from cached outputs, averaged over the eight views; NaN elsewhere."""
     rows = prepared.rows("validation", "test")
-    found = predict_scores(part, cached, rows, batch_size=128, tta=True)
+    found = _predict_views(part, cached, rows, 128, cached.views)
     scores = np.full((len(prepared.images), *found.shape[1:]), np.nan)
     scores[rows] = found
     return scores
@@ -414,10 +417,11 @@ def fine_tune(model, prepared, *, name, cut=None, **options):
     """
     started = time.perf_counter()
     cut = cut or models.BACKBONES[model.name].cut
-    cached = features.extract(prepared, model, cut)
     models.unfreeze_behind(model, cut)
     _, part = models.split(model, cut)
-    result = fit(part, prepared, name=name, source=cached, whole=model, **(FINE_TUNING | options))
+    cached = features.extract(prepared, model, cut, views=models.BACKBONES[model.name].views)
+    views = {"views": cached.views, "validation_views": cached.views[:: max(1, len(cached.views) // 4)]}
+    result = fit(part, prepared, name=name, source=cached, whole=model, **(FINE_TUNING | views | options))
     scores = _held_out_scores(part, prepared, cached)
     return replace(result, seconds=time.perf_counter() - started), scores
 
@@ -464,7 +468,8 @@ def _compile(model, n_rows, options, former=None):
     else:
         optimizer = former
         optimizer.learning_rate = schedule
-    model.compile(optimizer=optimizer, loss=_make_loss(model, options["loss"]), jit_compile=False)
+    measures = [keras.metrics.AUC(name="auc")] if model.output_shape[-1] == 1 else ["accuracy"]
+    model.compile(optimizer=optimizer, loss=_make_loss(model, options["loss"]), metrics=measures, jit_compile=False)
 
 
 def _make_loss(model, loss):
@@ -558,10 +563,13 @@ def predict_scores(model, images, rows, *, batch_size=64, tta=False):
     """
     if len(rows) == 0:
         return np.empty(0)
-    views = input_pipeline.ALL_VIEWS if tta else (0,)
-    dataset = input_pipeline.make_dataset(images, None, rows, batch_size=batch_size, views=views)
-    scores = _average_views(model.predict(dataset, verbose=0), len(views))
+    scores = _predict_views(model, images, rows, batch_size, input_pipeline.ALL_VIEWS if tta else (0,))
     return scores[:, 1] if scores.ndim == 2 and scores.shape[1] == 2 else scores
+
+
+def _predict_views(model, images, rows, batch_size, views):
+    dataset = input_pipeline.make_dataset(images, None, rows, batch_size=batch_size, views=views)
+    return _average_views(model.predict(dataset, verbose=0), len(views))
 
 
 def _average_views(scores, views):
