@@ -20,6 +20,7 @@ ORIGINAL_FOLDERS = ("original", "originals", "real", "png")
 SYNTHETIC_FOLDERS = ("synthetic", "synthetics", "generated", "fake", "npz")
 
 _BATCH = re.compile(r"(batch_\d+)_")
+_WORD = re.compile(r"(benign|malignant)", re.IGNORECASE)
 _LETTERS = {"M": "MALIGNANT", "B": "BENIGN", "N": "BENIGN_WITHOUT_CALLBACK"}
 
 
@@ -32,7 +33,7 @@ def load(data_dir, *, task="malignant", input="crop"):
             B at the end of the name; synthetic images are excluded).
         input: has no effect; every image is a patch.
     Returns:
-        Dataset
+        Dataset; the extra column `lesion` holds what the file's name says, whatever the task is.
     Raises:
         DataError: one of the two folders is missing or empty.
         UsageError: a task that this layout has no labels for.
@@ -81,6 +82,7 @@ def _original_row(path, task):
         "view": view,
         "pathology": "ORIGINAL" if task == "original" else pathology,
         "label": 1 if task == "original" else int(pathology == "MALIGNANT"),
+        "lesion": pathology,
     }
     if task == "malignant" and not pathology:
         row["exclusion_reason"] = "the file's name ends in neither _M nor _B"
@@ -93,7 +95,14 @@ def _synthetic_row(path, task, original_stems):
         patient = patient_from_name(path.stem) or path.stem
     else:
         patient = batch.group(1) if batch else path.stem
-    row = {"image_id": f"synthetic_{path.stem}", "patient_id": patient, "pathology": "SYNTHETIC", "label": 0}
+    word = _WORD.search(path.stem)
+    row = {
+        "image_id": f"synthetic_{path.stem}",
+        "patient_id": patient,
+        "pathology": "SYNTHETIC",
+        "label": 0,
+        "lesion": word.group(1).upper() if word else "",
+    }
     if task == "malignant":
         row["exclusion_reason"] = "synthetic image: task malignant uses originals"
     return row
