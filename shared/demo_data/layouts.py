@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from joblib import Parallel, delayed
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from shared.demo_data import phantom
 from shared.demo_data.phantom import CALC, MASS, TEST, TRAIN

@@ -21,30 +21,30 @@ TRAIN, TEST = "train", "test"
 VIEWS = ("CC", "MLO")
 
 # P(word | benign), P(word | malignant)
-MASS_SHAPES = {"ROUND": (0.20, 0.10), "OVAL": (0.38, 0.15), "LOBULATED": (0.28, 0.22), "IRREGULAR": (0.14, 0.53)}
+MASS_SHAPES = {"ROUND": (0.19, 0.12), "OVAL": (0.37, 0.19), "LOBULATED": (0.28, 0.23), "IRREGULAR": (0.16, 0.46)}
 MASS_MARGINS = {
-    "CIRCUMSCRIBED": (0.44, 0.05),
-    "OBSCURED": (0.24, 0.09),
-    "ILL_DEFINED": (0.18, 0.25),
-    "MICROLOBULATED": (0.09, 0.17),
-    "SPICULATED": (0.05, 0.44),
+    "CIRCUMSCRIBED": (0.49, 0.05),
+    "OBSCURED": (0.24, 0.08),
+    "ILL_DEFINED": (0.16, 0.22),
+    "MICROLOBULATED": (0.07, 0.14),
+    "SPICULATED": (0.04, 0.51),
 }
 CALC_TYPES = {
-    "PUNCTATE": (0.22, 0.05),
-    "ROUND_AND_REGULAR": (0.22, 0.02),
-    "LUCENT_CENTER": (0.16, 0.01),
+    "PUNCTATE": (0.20, 0.06),
+    "ROUND_AND_REGULAR": (0.22, 0.03),
+    "LUCENT_CENTER": (0.22, 0.01),
     "COARSE": (0.07, 0.01),
-    "VASCULAR": (0.07, 0.01),
-    "AMORPHOUS": (0.11, 0.16),
-    "PLEOMORPHIC": (0.13, 0.50),
-    "FINE_LINEAR_BRANCHING": (0.02, 0.24),
+    "VASCULAR": (0.08, 0.01),
+    "AMORPHOUS": (0.08, 0.14),
+    "PLEOMORPHIC": (0.11, 0.42),
+    "FINE_LINEAR_BRANCHING": (0.02, 0.32),
 }
 CALC_DISTRIBUTIONS = {
-    "CLUSTERED": (0.62, 0.54),
-    "REGIONAL": (0.16, 0.05),
-    "DIFFUSELY_SCATTERED": (0.11, 0.02),
+    "CLUSTERED": (0.61, 0.50),
+    "REGIONAL": (0.16, 0.06),
+    "DIFFUSELY_SCATTERED": (0.12, 0.03),
     "SEGMENTAL": (0.07, 0.20),
-    "LINEAR": (0.04, 0.19),
+    "LINEAR": (0.04, 0.21),
 }
 
 
@@ -207,7 +207,7 @@ def _plan_lesion(kind, side, number, malignant, prevalence, seed):
     chances = np.array([shapes[shape], margins[margin]])  # rows: words; columns: benign, malignant
     log_odds = float(np.log(chances[:, 1] / chances[:, 0]).sum())
     prior = np.log(prevalence / (1 - prevalence))
-    contrast = float(rng.uniform(0.15, 0.28) if kind == MASS else rng.uniform(0.28, 0.48))
+    contrast = float(rng.uniform(0.15, 0.28) if kind == MASS else rng.uniform(0.32, 0.54))
     without_callback = not malignant and rng.random() < (0.22 if log_odds > -1 else 0.40)
     benign = "BENIGN_WITHOUT_CALLBACK" if without_callback else "BENIGN"
     return Lesion(
@@ -245,7 +245,7 @@ def _write_down(rng, table, word):
 
 def _assess(rng, log_odds, without_callback):
     """Return BI-RADS 0 ... 5 of a reader who sees the evidence through noise."""
-    draw, rare = log_odds + rng.normal(0, 1.35), rng.random()
+    draw, rare = log_odds + rng.normal(0, 1.6), rng.random()
     if rare < 0.03:
         return 0
     if without_callback:
@@ -440,15 +440,15 @@ def _outline(own, rng, lesion, angle):
     amplitudes = {
         "ROUND": {2: 0.04, 3: 0.02},
         "OVAL": {3: 0.03, 4: 0.02},
-        "LOBULATED": {2: 0.07, 3: 0.10, 4: 0.07, 5: 0.04},
-        "IRREGULAR": {2: 0.09, 3: 0.09, 4: 0.08, 5: 0.07, 6: 0.06, 7: 0.05, 9: 0.04},
+        "LOBULATED": {2: 0.06, 3: 0.09, 4: 0.06},
+        "IRREGULAR": {2: 0.10, 3: 0.12, 4: 0.11, 5: 0.10, 6: 0.09, 7: 0.07, 9: 0.05},
     }[lesion.shape]
     for order, amplitude in amplitudes.items():
         size, phase = amplitude * own.uniform(0.7, 1.3), own.uniform(0, 2 * np.pi)
         radius = radius + size * np.cos(order * turned + phase + rng.normal(0, 0.25))
     if lesion.margins == "MICROLOBULATED":
         for order in own.integers(9, 18, 4):
-            radius = radius + 0.028 * np.cos(order * turned + own.uniform(0, 2 * np.pi))
+            radius = radius + 0.042 * np.cos(order * turned + own.uniform(0, 2 * np.pi))
     return radius, turned
 
 
@@ -504,17 +504,17 @@ def _draw_calcifications(rng, own, lesion, y, x):
         _draw_grain(rng, canvas, lesion, (place + middle + 0.5) * SCALE)
     grains = cv2.resize(canvas, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     if lesion.shape == "AMORPHOUS":
-        grains = cv2.GaussianBlur(grains, (0, 0), 0.8)
+        grains = cv2.GaussianBlur(grains, (0, 0), 1.1)
     # the same mean brightness of the brightest grains whatever their type: brightness must not tell the class
     bright = np.sort(grains.ravel())[-25:].mean()
     patch = lesion.contrast * grains / max(float(bright), 0.05)
     haze = np.exp(-(((y**2 + x**2) / (radius**2)) ** 1.5)) * own.uniform(0.0, 0.05)
-    return (np.minimum(patch, 0.45) + haze).astype(np.float32), region
+    return (np.minimum(patch, 0.55) + haze).astype(np.float32), region
 
 
 GRAINS = {
     "COARSE": (3, 8), "LUCENT_CENTER": (4, 10), "ROUND_AND_REGULAR": (5, 12), "PUNCTATE": (7, 15),
-    "VASCULAR": (16, 28), "FINE_LINEAR_BRANCHING": (9, 18), "AMORPHOUS": (22, 42),
+    "VASCULAR": (16, 28), "FINE_LINEAR_BRANCHING": (8, 15), "AMORPHOUS": (26, 46),
 }  # fmt: skip
 
 
@@ -549,25 +549,25 @@ def _draw_grain(rng, canvas, lesion, place):
     centre = (int(place[1]), int(place[0]))
     kind, unit = lesion.shape, SCALE
     if kind in ("PUNCTATE", "VASCULAR"):
-        cv2.circle(canvas, centre, int(unit * rng.uniform(0.8, 1.15)), 210, -1, cv2.LINE_AA)
+        cv2.circle(canvas, centre, int(unit * rng.uniform(1.0, 1.25)), 210, -1, cv2.LINE_AA)
     elif kind == "ROUND_AND_REGULAR":
-        cv2.circle(canvas, centre, int(unit * rng.uniform(1.4, 2.1)), 210, -1, cv2.LINE_AA)
+        cv2.circle(canvas, centre, int(unit * rng.uniform(1.9, 2.6)), 210, -1, cv2.LINE_AA)
     elif kind == "LUCENT_CENTER":
-        cv2.circle(canvas, centre, int(unit * rng.uniform(2.4, 3.6)), 210, int(unit * 1.2), cv2.LINE_AA)
+        cv2.circle(canvas, centre, int(unit * rng.uniform(2.8, 4.0)), 210, int(unit * 1.2), cv2.LINE_AA)
     elif kind == "AMORPHOUS":
         cv2.circle(canvas, centre, int(unit * rng.uniform(0.7, 1.4)), int(rng.uniform(90, 200)), -1, cv2.LINE_AA)
     elif kind == "FINE_LINEAR_BRANCHING":
         turn = rng.uniform(0, 2 * np.pi)
         for _ in range(int(rng.integers(1, 4))):
             turn += rng.normal(0, 0.7)
-            reach = unit * rng.uniform(2.6, 6.0)
+            reach = unit * rng.uniform(4.0, 8.0)
             end = (int(centre[0] + reach * np.cos(turn)), int(centre[1] + reach * np.sin(turn)))
             cv2.line(canvas, centre, end, int(rng.uniform(150, 240)), int(unit * 1.1), cv2.LINE_AA)
     elif kind == "COARSE":  # large and lumpy
         _draw_lump(rng, canvas, centre, unit * rng.uniform(3.0, 4.6), 9, 0.75, rng.uniform(190, 225))
     else:  # PLEOMORPHIC: angular, of many sizes and shades
         corners = int(rng.integers(3, 6))
-        _draw_lump(rng, canvas, centre, unit * rng.uniform(0.9, 2.6), corners, 0.4, rng.uniform(110, 255))
+        _draw_lump(rng, canvas, centre, unit * rng.uniform(0.9, 3.2), corners, 0.3, rng.uniform(110, 255))
 
 
 def _draw_lump(rng, canvas, centre, size, corners, shortest, bright):

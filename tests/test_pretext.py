@@ -1,0 +1,39 @@
+"""The textures behind the demo weights, and the weights themselves."""
+
+import numpy as np
+import pytest
+
+from shared import pretext
+
+
+def test_textures_are_repeatable_and_their_targets_are_shares():
+    images, truth = pretext.draw_textures(12, seed=3, n_jobs=1)
+    again, _ = pretext.draw_textures(12, seed=3, n_jobs=2)
+    assert images.shape == (12, pretext.SIDE, pretext.SIDE)
+    assert images.dtype == np.uint8
+    assert np.array_equal(images, again)
+    assert truth.shape == (12, len(pretext.TARGETS))
+    assert truth.min() >= 0
+    assert truth.max() <= 1
+
+
+def test_an_absent_part_has_no_numbers():
+    _, truth = pretext.draw_textures(60, seed=0, n_jobs=1)
+    blob, dots = pretext.TARGETS.index("blob"), pretext.TARGETS.index("dots")
+    assert (truth[truth[:, blob] == 0][:, blob:dots] == 0).all()
+    assert (truth[truth[:, dots] == 0][:, dots:] == 0).all()
+    assert 0 < truth[:, blob].mean() < 1
+
+
+def test_the_committed_weights_are_small_load_into_keras_and_are_trained():
+    keras = pytest.importorskip("keras")
+    assert pretext.WEIGHTS_FILE.stat().st_size < 3_000_000
+    trained = keras.applications.MobileNetV2(
+        alpha=0.35, include_top=False, weights=str(pretext.WEIGHTS_FILE), input_shape=(96, 96, 3)
+    )
+    for weight in trained.weights:
+        value = np.asarray(weight)
+        assert np.isfinite(value).all()
+        assert np.array_equal(value, value.astype(np.float16).astype(np.float32))
+    statistics = [np.asarray(w) for w in trained.weights if w.path.endswith("moving_mean")]
+    assert np.abs(np.concatenate(statistics)).max() > 0.1  # zero in a network that never saw an image
