@@ -2,6 +2,7 @@
 
 import os
 import struct
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -366,7 +367,9 @@ def test_npz_pickles_bombs_and_nonsense_are_refused(tmp_path, monkeypatch):
         _write_npz(tmp_path / folder / "a.npz", a=_random((8, 8)))
     folder = tmp_path / "cancer"
     np.savez(folder / "pickled.npz", a=np.array([_RunsCode()], dtype=object), allow_pickle=True)
-    np.savez_compressed(folder / "bomb.npz", a=np.zeros((30_000, 30_000), np.uint8))
+    with zipfile.ZipFile(folder / "bomb.npz", "w") as archive, archive.open("a.npy", "w") as stream:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (300_000, 300_000)}
+        np.lib.format.write_array_header_1_0(stream, header)
     np.savez(folder / "infinite.npz", a=np.full((8, 8), np.nan))
     np.savez(folder / "stack.npz", a=np.zeros((5, 8, 8)))
     np.savez(folder / "words.npz", a=np.array([["a"]]))
