@@ -126,7 +126,13 @@ def demo_data_command(arguments):
     """Write the generated data set; see `demo_data.write_demo_data`."""
     from shared.demo_data import write_demo_data
 
-    write_demo_data(arguments.out, layout=arguments.layout, patients=arguments.patients, seed=arguments.seed)
+    write_demo_data(
+        arguments.out,
+        layout=arguments.layout,
+        patients=arguments.patients,
+        seed=arguments.seed,
+        progress=sys.stderr.isatty(),
+    )
     _say(f"written: {arguments.out} (layout {arguments.layout})")
     return DONE
 

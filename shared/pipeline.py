@@ -478,6 +478,7 @@ def _run_stages(record, stages, basis, run_dir, *, force, say):
             entry.update(status="failed", error=str(error) or "interrupted")
             record.update(status="failed", finished=_now())
             _save_record(record, run_dir)
+            _report_failed_run(run_dir)
             raise
         clock[stage.name] = entry["seconds"]
         _save_record(record, run_dir)
@@ -566,6 +567,13 @@ def _renewed_table(run_dir):
     if (run_dir / "data/manifest.csv").exists():
         artifacts.renew_table(run_dir)
     return artifacts.load_table(run_dir)
+
+
+def _report_failed_run(run_dir):
+    """Renew the page where there are results, so that it says what went wrong; the error itself matters more."""
+    if len(artifacts.load_table(run_dir)):
+        with contextlib.suppress(Exception):
+            _write_reports(run_dir)
 
 
 def _write_reports(run_dir):

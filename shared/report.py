@@ -300,8 +300,9 @@ def collect_figures(run_dir):
     """
     paths = sorted((Path(run_dir) / "results/figures").glob("*.png"))
     paths = [path for path in paths if path.stat().st_size <= MAX_FIGURE_BYTES]
-    ranked = sorted(paths, key=lambda path: (_rank(path), path.name))
-    main = [path for path in ranked if _rank(path) < len(FIGURES)][:SHOWN_FIGURES]
+    ranked = sorted(paths, key=lambda path: (_rank(path), len(path.stem), path.stem))
+    first = {_rank(path): path for path in reversed(ranked)}  # one of each kind: roc, not roc_simple_cnn too
+    main = [first[rank] for rank in sorted(first) if rank < len(FIGURES)][:SHOWN_FIGURES]
     return [
         {
             "title": path.stem.replace("_", " "),

@@ -1,6 +1,7 @@
 """The command line as a user types it: exit status, what is printed, what is not imported."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -25,6 +26,14 @@ def cli(tmp_path, monkeypatch, capsys):
         return status, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture(scope="module")
+def small_demo(tmp_path_factory):
+    """The generated data of a few patients, as a real CBIS-DDSM tree."""
+    folder = tmp_path_factory.mktemp("demo") / "cbis"
+    assert __main__.main(["demo-data", "--out", str(folder), "--patients", "8"]) == 0
+    return folder
 
 
 def one_line(text):
@@ -121,14 +130,47 @@ def test_full_disk_is_one_line(cli, tmp_path, write_notebook, monkeypatch):
 
 
 def test_demo_data(cli, tmp_path):
-    status, out, _ = cli("demo-data", "--out", tmp_path / "demo", "--patients", "6", "--seed", "1")
-    assert status == 0
+    status, out, err = cli("demo-data", "--out", tmp_path / "demo", "--patients", "6", "--seed", "1")
+    assert (status, err) == (0, "")
     assert str(tmp_path / "demo") in out
     assert (tmp_path / "demo/csv").is_dir()
     status, _, err = cli("demo-data", "--out", tmp_path / "other", "--layout", "xyz")
     assert status == 2
     assert one_line(err)
     assert not (tmp_path / "other").exists()
+
+
+def edit(folder, old, new):
+    """Replace text in the case files below a folder."""
+    for path in (folder / "csv").glob("*_set.csv"):
+        path.write_bytes(path.read_bytes().replace(old, new))
+
+
+def remove_csv(folder):
+    shutil.rmtree(folder / "csv")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: edit(folder, b"pathology", b"pathologie"), "no column pathology"),
+        (lambda folder: edit(folder, b",MALIGNANT,", b",MALIGN,"), "pathology 'MALIGN' is not one of"),
+        (lambda folder: edit(folder, b",MALIGNANT,", b",BENIGN,"), "only one class"),
+        (remove_csv, "not a CBIS-DDSM copy"),
+    ],
+    ids=["column", "word", "class", "layout"],
+)
+def test_unusable_data_is_found_before_the_first_notebook(cli, tmp_path, write_notebook, small_demo, damage, message):
+    write_notebook("01_first", "1")
+    shutil.copytree(small_demo, tmp_path / "data")
+    damage(tmp_path / "data")
+    command = ["run", "--dataset", "cbis-ddsm", "--data-dir", tmp_path / "data", "--run-dir", tmp_path / "run"]
+    status, out, err = cli(*command)
+    assert status == 2
+    assert message in err
+    assert one_line(err)
+    assert out == ""
+    assert not (tmp_path / "run").exists()
 
 
 def test_doctor(cli, monkeypatch):

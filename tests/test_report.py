@@ -21,7 +21,7 @@ RECORD = {
     "started": "2026-01-01T00:00:00+00:00",
     "seconds": 24.6,
     "peak_memory_mb": 800.0,
-    "parameters": {"PROFILE": "full", "DATASET": "cbis-ddsm"},
+    "parameters": {"DATASET": "cbis-ddsm"},
     "settings": {
         "task": "malignant", "image_size": 96, "input": "crop", "window": "percentile", "weights": "demo", "epochs": 9,
         "batch_size": 32, "learning_rate": 0.001, "keep_aspect": True, "profile": "full",
@@ -52,7 +52,7 @@ def make_manifest(n=240):
     )
 
 
-def make_run(folder, *, record=RECORD, figures=("roc_curves", "reliability", "zebra")):
+def make_run(folder, *, record=RECORD, figures=("roc", "roc_simple_cnn", "reliability", "zebra")):
     """Write a run directory with a table, an audit, figures and notebooks, without training anything."""
     import matplotlib.pyplot as plt
 
@@ -146,7 +146,7 @@ def test_index_loads_nothing_and_links_to_what_is_there(run_dir):
     assert "url(" not in text
     assert all((run_dir / link).exists() for link in page.links), page.links
     assert all(page.alts)
-    assert len(page.alts) == 3
+    assert len(page.alts) == 4
 
 
 def test_index_says_what_matters(run_dir):
@@ -163,7 +163,7 @@ def test_index_says_what_matters(run_dir):
     assert "A note of the reader." in text
     assert "2 patients stand in both official splits" in text
     assert "generated" not in text.split('id="limits"')[1].split("</ul>")[0]
-    assert text.index("ROC curves on test") < text.index("Reliability on test") < text.index("1 more figure")
+    assert text.index("ROC curves on test") < text.index("Reliability on test") < text.index("2 more figures")
     for backbone in ("vgg16", "efficientnetb0"):
         assert f"Left out: <strong>{backbone}</strong>" in text
 
