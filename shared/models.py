@@ -92,7 +92,7 @@ def _large_head(x, dropout):
 _APPS = keras.applications
 MIRRORED = (0, 4)  # the image and its mirror image, for backbones that take long
 BACKBONES = {
-    "mobilenetv2": Backbone(_APPS.MobileNetV2, _to_minus_one_one, "block_13_expand_relu", "block_6_project_BN"),
+    "mobilenetv2": Backbone(_APPS.MobileNetV2, _to_minus_one_one, "block_16_expand_relu", "block_6_project_BN"),
     "efficientnetb0": Backbone(_APPS.EfficientNetB0, _efficientnet, "block6a_expand_activation", "block4c_add"),
     "vgg16": Backbone(_APPS.VGG16, _minus_bgr_mean, "block5_pool", "block4_pool", _two_dense, MIRRORED),
     "vgg16_medical": Backbone(_APPS.VGG16, _minus_bgr_mean, "block5_pool", "block4_pool", _large_head, MIRRORED),
@@ -241,19 +241,19 @@ def _backbone_network(inputs, name, weights, alpha=None):
     return network
 
 
-def build_taps(name, taps, *, image_size, weights="none", seed=0):
+def build_taps(name, taps, *, image_size, weights="none", seed=0, alpha=None):
     """Build a backbone that pools the output of several of its layers, to compare where a head should start.
 
     Args:
         name: one of `BACKBONES`.
         taps: names of layers.
-        image_size, weights, seed: as in `build`.
+        image_size, weights, seed, alpha: as in `build`.
     Returns:
         keras.Model: image -> layer `taps`, the pooled outputs side by side; and {tap: slice of its columns}.
     """
     keras.utils.set_random_seed(seed)
     inputs = keras.Input((image_size, image_size, 1), name="image")
-    network = _backbone_network(inputs, name, weights)
+    network = _backbone_network(inputs, name, weights, alpha)
     pooled = [layers.GlobalAveragePooling2D()(network.get_layer(tap).output) for tap in taps]
     ends = np.cumsum([0, *(part.shape[-1] for part in pooled)]).tolist()
     model = keras.Model(inputs, layers.Concatenate(name="taps")(pooled), name=name)
