@@ -70,8 +70,8 @@ def run_series(options, *, notebooks_dir=None, say=print):
         UsageError, DataError: nothing was run, or a notebook met unusable data (exit status 2).
         execution.NotebookError: a cell failed (exit status 1).
     """
-    stages = plan(options, notebooks_dir=notebooks_dir)
-    settings = _settings(stages)
+    stages, values = plan(options, notebooks_dir=notebooks_dir)
+    settings = _settings(stages, values)
     weights = weights_fingerprint(settings.weights)
     dataset = dataset_fingerprint(settings)
     with run_directory(settings.run_dir):
@@ -94,7 +94,7 @@ def plan(options, *, notebooks_dir=None):
     A parameter goes only into the notebooks that declare it.
 
     Returns:
-        list of Stage, in order.
+        list of Stage, in order, and {NAME: value} of what was given or follows from it.
     Raises:
         UsageError: an unknown notebook or parameter, a value of another type, an option given twice.
     """
@@ -108,7 +108,7 @@ def plan(options, *, notebooks_dir=None):
     for path in paths:
         own = {name: value for name, value in injected.items() if name in defaults[path]}
         stages.append(Stage(path.stem, path, tuple(execution.code_of(notebooks[path])), defaults[path], own))
-    return stages
+    return stages, injected
 
 
 def parse_parameters(pairs, declared):
@@ -212,13 +212,18 @@ def _select(paths, only, folder):
     return [path for path in paths if path in chosen]
 
 
-def _settings(stages):
+def _settings(stages, values):
     """Resolve the parameters as the notebooks will, so that a wrong value ends the run before it starts."""
+    with _without_environment("MAMMO_RUN_DIR"):
+        return resolve_settings({**all_parameters(stages), **values})
+
+
+def all_parameters(stages):
+    """Return {NAME: value} over the notebooks, as they are run."""
     parameters = {}
     for stage in stages:
         parameters.update({**stage.defaults, **stage.parameters})
-    with _without_environment("MAMMO_RUN_DIR"):
-        return resolve_settings(parameters)
+    return parameters
 
 
 @contextlib.contextmanager
@@ -389,15 +394,12 @@ def open_record(settings, stages, dataset):
     name = before.get("dataset", {}).get("name", dataset["name"])
     if name != dataset["name"]:
         raise UsageError(f"{settings.run_dir}: holds a run on {name!r}; give another --run-dir for {dataset['name']!r}")
-    parameters = {}
-    for stage in stages:
-        parameters.update({**stage.defaults, **stage.parameters})
     return {
         "status": "running",
         "started": _now(),
         "finished": None,
         "version": __version__,
-        "parameters": parameters,
+        "parameters": all_parameters(stages),
         "settings": settings.as_dict(),
         "seeds": {"SEED": settings.seed, "SEEDS": list(settings.seeds)},
         "dataset": dataset,

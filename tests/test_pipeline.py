@@ -220,9 +220,12 @@ def test_a_parameter_goes_only_where_it_is_declared(tmp_path, write_notebook):
     write_notebook("01_first", "1", parameters="EPOCHS: int = 0")
     write_notebook("02_second", "1", parameters="SEED: int = 0\nDATASET: str = 'demo'")
     options = pipeline.RunOptions(run_dir=str(tmp_path / "run"), parameters=(("EPOCHS", "3"),))
-    first, second = pipeline.plan(options, notebooks_dir=tmp_path / "notebooks")
+    (first, second), values = pipeline.plan(options, notebooks_dir=tmp_path / "notebooks")
     assert first.parameters == {"EPOCHS": 3}
     assert second.parameters == {"DATASET": "demo"}
+    assert values["RUN_DIR"] == str(tmp_path / "run")
+    run(tmp_path)
+    assert record(tmp_path)["settings"]["run_dir"] == str(tmp_path / "run")
 
 
 def test_unknown_notebook(series):
