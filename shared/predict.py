@@ -75,7 +75,8 @@ def _load_network(path):
         import shared.models  # noqa: F401  registers the project's own layers
 
     try:
-        network = keras.models.load_model(path, compile=False, safe_mode=True)
+        with held_back():  # looks for a GPU, and says so where there is none
+            network = keras.models.load_model(path, compile=False, safe_mode=True)
     except (ValueError, OSError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())
         if "lambda" in reason.lower() or "unsafe" in reason.lower():
