@@ -10,7 +10,7 @@ ROOT_MARKER = "pyproject.toml"
 
 PROFILES = {
     # what each profile fills in where a parameter was left at 0 or ""
-    "demo": {"image_size": 96, "batch_size": 32, "epochs": 12, "learning_rate": 1e-3, "n_folds": 3},
+    "demo": {"image_size": 96, "batch_size": 32, "epochs": 20, "learning_rate": 3e-3, "n_folds": 3},
     "full": {"image_size": 192, "batch_size": 32, "epochs": 30, "learning_rate": 1e-3, "n_folds": 5},
 }
 TASKS = ("malignant", "abnormal", "original", "subtype")
@@ -28,8 +28,8 @@ class Settings:
     profile: str = "demo"
     image_size: int = 96  # pixels, height and width of the image store
     batch_size: int = 32
-    epochs: int = 12
-    learning_rate: float = 1e-3
+    epochs: int = 20
+    learning_rate: float = 3e-3
     weights: str = "demo"  # imagenet | demo | none | PATH | backbone=PATH[,backbone=PATH]
     n_folds: int = 3
     seeds: tuple[int, ...] = (0, 1)

@@ -8,11 +8,9 @@ within it can be watched: the error "graph disconnected" of other Grad-CAM code 
 from dataclasses import dataclass
 
 import cv2
-import keras
 import numpy as np
-import tensorflow as tf
-from keras import ops
 
+from shared.backend import keras, ops, tf
 from shared.schema import UsageError
 
 CAM_METHODS = ("gradcam", "gradcam++", "hirescam", "layercam", "scorecam", "eigencam")

@@ -12,12 +12,12 @@ import time
 import zlib
 from dataclasses import dataclass
 
-import keras
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from shared import artifacts, input_pipeline
+from shared.backend import keras
 
 SECONDS_BETWEEN_SAVES = 10
 MAX_VALUES = 160_000  # of an image, all views together: 0.3 MB on disk

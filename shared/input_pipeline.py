@@ -1,13 +1,8 @@
 """Feed networks from the image store (or from cached features) through tf.data, without a copy of either."""
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets on stderr otherwise
-
-import keras
 import numpy as np
-import tensorflow as tf
-from keras import layers
+
+from shared.backend import keras, layers, tf
 
 ALL_VIEWS = tuple(range(8))
 

@@ -9,11 +9,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import keras
 import numpy as np
-from keras import layers
 
 from shared import pretrained
+from shared.backend import keras, layers
 from shared.schema import UsageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -163,8 +162,8 @@ def build_lightweight_cnn(x):
     """Project B's light network: depthwise-separable convolutions, a few thousand parameters."""
     x = _conv_block(_normalised(x), 16, "block_0", strides=2)
     for number, filters in enumerate((32, 64, 64, 128), start=1):
+        x = layers.MaxPooling2D(2, padding="same", name=f"block_{number}_pool")(x) if number < 4 else x
         x = _conv_block(x, filters, f"block_{number}", convolution=layers.SeparableConv2D)
-        x = layers.MaxPooling2D(2, name=f"block_{number}_pool")(x) if number < 4 else x
     return _pool(x, 0.3)
 
 

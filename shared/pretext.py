@@ -182,8 +182,7 @@ def train(out=WEIGHTS_FILE, *, textures=24_000, epochs=7, batch_size=64, seed=0,
     Returns:
         dict {target: R^2}: share of the variance explained.
     """
-    import keras
-    import tensorflow as tf
+    from shared.backend import keras, tf
 
     keras.utils.set_random_seed(seed)
     start = time.time()
@@ -215,7 +214,7 @@ def train(out=WEIGHTS_FILE, *, textures=24_000, epochs=7, batch_size=64, seed=0,
 
 def _attach_heads(backbone):
     """Predict the targets from the last and from two middle blocks, so that these learn useful features too."""
-    import keras
+    from shared.backend import keras
 
     entry = keras.Input((SIDE, SIDE, 1))
     scaled = keras.layers.Concatenate()([keras.layers.Rescaling(1 / 127.5, offset=-1)(entry)] * 3)
@@ -242,7 +241,7 @@ def _report(model, unseen, out, backbone, epoch, start):
 
 def save_backbone(backbone, out):
     """Save the backbone's weights, rounded to float16 precision, as one compressed Keras `.weights.h5`."""
-    import keras
+    from shared.backend import keras
 
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)

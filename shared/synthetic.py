@@ -129,14 +129,10 @@ def split_groups(labels, groups, *, parts=4, seed=0):
     Returns:
         (train, test): int arrays of positions, ascending.
     """
-    return next(_group_folds(labels, groups, parts, seed))
-
-
-def _group_folds(labels, groups, parts, seed):
     groups = np.asarray(groups).astype(str)
     parts = min(parts, *(len(np.unique(groups[labels == label])) for label in np.unique(labels)))
     folds = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
-    return iter(folds.split(np.zeros(len(labels)), labels, groups))
+    return next(folds.split(np.zeros(len(labels)), labels, groups))
 
 
 def halve_originals(sources, *, seed=0):
@@ -464,9 +460,8 @@ def make_cnn_trainer(
     Raises:
         UsageError: an unknown network or optimizer.
     """
-    import keras
-
     from shared import input_pipeline, models
+    from shared.backend import keras
 
     model = models.build(name, image_size=size)
     makers = {
@@ -549,22 +544,28 @@ def write_class_folders(sources, folder):
     return len(rows)
 
 
-def score_out_of_fold(score, labels, groups, *, parts=4, seed=0):
-    """Score every row by a model that has not seen its group.
+def score_control(score, planes, sources, *, repeats=6, seed=0):
+    """Score originals against originals, the control that must come out at 0.5.
 
-    Each fold's scores are replaced by their ranks, since the folds' models do not share a scale.
+    Each repeat halves the patients anew, trains on three quarters of them and scores the rest; scores become ranks,
+    since networks do not share a scale. New halves matter: cross-validating one halving measures how its folds happen
+    to differ, and lies below 0.5 more often than above.
 
     Args:
-        score: function (train, test) -> float (len(test),).
-        labels, groups: (N,) each.
-        parts: number of folds.
+        score: function (images, labels, train, test, seed=int) -> float (len(test),).
+        planes: float32 (N, S, S); sources: Sources of the same rows.
+        repeats: number of halvings.
     Returns:
-        float64 (N,), in (0, 1].
+        (labels, scores, groups): (n,) each, all repeats one after the other.
     """
-    scores = np.empty(len(labels))
-    for train, test in _group_folds(labels, groups, parts, seed):
-        scores[test] = rankdata(score(train, test)) / len(test)
-    return scores
+    parts = []
+    for number in range(repeats):
+        rows, labels = halve_originals(sources, seed=seed + number)
+        groups = sources.groups[rows]
+        train, test = split_groups(labels, groups, seed=seed + number)
+        scores = score(planes[rows], labels, train, test, seed=seed + number)
+        parts.append((labels[test], rankdata(scores) / len(test), groups[test]))
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
 # --------------------------------------------------------------------- ladder

@@ -9,13 +9,12 @@ import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from shared import artifacts, features, input_pipeline, models
+from shared.backend import keras, tf
 from shared.schema import UsageError
 
 LOSSES = {
@@ -341,36 +340,37 @@ def fit(
     return TrainingResult(history, seconds, best_epoch, best_auc, messages, bool(collapse.message))
 
 
-def train_frozen(model, prepared, *, name, labels=None, save=True, **options):
+def train_frozen(model, prepared, *, name, labels=None, views=None, save=True, **options):
     """Train only the head of a transfer model, on features that the frozen backbone computes once.
 
     A head that is one linear layer behind `pooled` is fitted by logistic regression (`features.fit_linear_head`),
-    with the penalty that does best on validation; any other by `fit` on the cached features of all eight views.
+    with the penalty that does best on validation; any other by `fit` on the cached features of all views.
 
     Args:
         model: a transfer model of `models.build`; its head is trained in place.
         prepared: preparation.Prepared.
         name: file name of the saved model.
         labels: int (N,), instead of `prepared.labels`.
+        views: turned and flipped views to average over; None takes the backbone's (`models.BACKBONES`).
         save: False writes no model.
         options: for `fit`, where that is used.
     Returns:
         (TrainingResult, float64 (N,) or (N, classes)): and the scores of validation and test, averaged over the
-        eight views; NaN elsewhere.
+        views; NaN elsewhere.
     """
     started = time.perf_counter()
     models.freeze_backbone(model)
     labels = np.asarray(prepared.labels if labels is None else labels)
     backbone = models.BACKBONES[model.name]
-    cached = features.extract(prepared, model, "pooled", views=backbone.views, through=backbone.cut)
+    cached = features.extract(prepared, model, "pooled", views=views or backbone.views, through=backbone.cut)
     _, head = models.split(model, "pooled")
     if models.has_linear_head(model) and model.output_shape[-1] == 1:
         result = _fit_linear(model, prepared, cached, labels)
         if save:
             save_model(prepared.settings.run_dir, name, model)
     else:
-        views = {"views": cached.views, "validation_views": cached.views}
-        options = views | {"labels": labels, "save": save} | options
+        columns = {"views": cached.views, "validation_views": cached.views}
+        options = columns | {"labels": labels, "save": save} | options
         result = fit(head, prepared, name=name, source=cached, whole=model, **options)
     scores = _held_out_scores(head, prepared, cached)
     return replace(result, seconds=time.perf_counter() - started), scores
@@ -391,7 +391,7 @@ def _fit_linear(model, prepared, cached, labels):
 
 
 def _held_out_scores(part, prepared, cached):
-    """Score validation and test from cached outputs, averaged over the eight views; NaN elsewhere."""
+    """Score validation and test from cached outputs, averaged over the views; NaN elsewhere."""
     rows = prepared.rows("validation", "test")
     found = _predict_views(part, cached, rows, 128, cached.views)
     scores = np.full((len(prepared.images), *found.shape[1:]), np.nan)
@@ -402,7 +402,7 @@ def _held_out_scores(part, prepared, cached):
 def fine_tune(model, prepared, *, name, cut=None, **options):
     """Train the layers behind `cut` (batch normalisation frozen) and the head, from the weights the model has.
 
-    What lies before `cut` is frozen, so its output is computed once for the eight views of each image and kept on
+    What lies before `cut` is frozen, so its output is computed once for the views of each image and kept on
     disk; an epoch then costs only the layers behind it. Training images come in a view at random. The saved model is
     the whole network, from pixels on.
 

@@ -384,7 +384,7 @@ def _write_tfrecord(out, plans, run):
     training = [tile for tile in tiles if tile["split"] == TRAIN]
     for shard in range(TFRECORD_SHARDS):
         name = f"training10_{shard}"
-        _write_records(out / name / f"{name}.tfrecords", training[shard::TFRECORD_SHARDS])
+        write_records(out / name / f"{name}.tfrecords", training[shard::TFRECORD_SHARDS])
     for name, kind in (("test10", MASS), ("cv10", CALC)):
         chosen = [tile for tile in tiles if tile["split"] == TEST and tile["kind"] == kind]
         images = np.array([tile["image"] for tile in chosen], np.uint8).reshape(-1, TFRECORD_SIDE, TFRECORD_SIDE, 1)
@@ -439,8 +439,9 @@ def _normal_tile(rng, image):
     return cv2.resize(pixels, (TFRECORD_SIDE,) * 2, interpolation=cv2.INTER_LINEAR)
 
 
-def _write_records(path, tiles):
-    import tensorflow as tf
+def write_records(path, tiles):
+    """Write one TFRecord file; `tiles` yields dicts with `image` (uint8, square) and `label` (0 ... 4)."""
+    from shared.backend import tf
 
     def integer(value):
         return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))

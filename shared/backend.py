@@ -1,0 +1,14 @@
+"""Keras on TensorFlow, imported in one place, without the notices that TensorFlow prints while it loads."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings and errors only, once it runs
+
+from shared.native_output import held_back
+
+with held_back():
+    import keras
+    import tensorflow as tf
+    from keras import layers, ops
+
+__all__ = ["keras", "layers", "ops", "tf"]
