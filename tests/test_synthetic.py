@@ -183,13 +183,15 @@ def test_control_labels_are_by_patient(sources):
     assert set(made_up) == {0, 1}
 
 
-def test_out_of_fold_scores_never_see_their_group(sources):
-    def score(train, test):
-        assert not set(sources.groups[train]) & set(sources.groups[test])
-        return np.arange(len(test), dtype=float)
+def test_control_keeps_patients_apart_and_stands_at_chance(sources, rungs):
+    def score(planes, labels, train, test, *, seed):
+        assert len(planes) == len(labels) == len(train) + len(test)
+        return synthetic.score_probe(planes.reshape(len(planes), -1)[:, ::37], labels, train, test)
 
-    scores = synthetic.score_out_of_fold(score, sources.labels, sources.groups)
+    labels, scores, groups = synthetic.score_control(score, rungs["R2"], sources, repeats=40)
+    assert len(labels) == len(scores) == len(groups)
     assert ((scores > 0) & (scores <= 1)).all()
+    assert metrics.auc(labels, scores) == pytest.approx(0.5, abs=0.06)
 
 
 def test_best_probe_is_a_single_cue():
