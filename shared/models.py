@@ -115,7 +115,7 @@ def _normalised(x):
 def build_simple_cnn(x):
     """Project C's network: two convolutions with max pooling, dropout, one dense layer."""
     x = layers.Rescaling(1 / 255, name="rescale")(x)
-    for number, filters in enumerate((32, 64), start=1):
+    for number, filters in enumerate((16, 32), start=1):
         x = layers.Conv2D(filters, 3, activation="relu", name=f"conv_{number}")(x)
         x = layers.MaxPooling2D(2 * number, name=f"pool_{number}")(x)
     x = layers.Flatten(name="flatten")(layers.MaxPooling2D(2, name="pool_3")(x))
