@@ -23,6 +23,7 @@ from shared import __version__, artifacts
 from shared.schema import DataError, UsageError
 
 MAX_PIXELS = 89_000_000  # more than any mammogram; what is larger is refused before it is decoded
+MAX_BYTES = 12 * MAX_PIXELS  # of one array: three channels of float32
 CHUNK = 32  # images a thread prepares before it writes them
 
 
@@ -47,7 +48,10 @@ def inside(data_dir, relative):
     text = str(relative).split("#")[0].replace("\\", "/")
     if not text or text.startswith("/") or ".." in text.split("/") or ":" in text.split("/")[0]:
         raise DataError(f"{relative!r}: not a path below the data directory; correct it where it is listed")
-    path = (base / text).resolve()
+    try:
+        path = (base / text).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a link to itself, a name too long, a zero byte
+        raise DataError(f"{text[:80]}: no usable path ({error})") from None
     if not path.is_relative_to(base):
         raise DataError(f"{text}: a symbolic link that leads out of the data directory; put the file itself there")
     return path
@@ -68,6 +72,8 @@ def read_grey(path, *, min_side=None):
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path.name}: no such file")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path.name}: an empty file; fetch it again")
     suffix = path.suffix.lower()
     if suffix == ".dcm":
         return read_dicom(path)
@@ -89,7 +95,7 @@ def read_grey(path, *, min_side=None):
     image = cv2.imread(str(path), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise DataError(f"{path.name}: cannot be decoded; fetch the file again")
-    return image
+    return as_grey(image, path.name)
 
 
 def image_size(path):
@@ -107,8 +113,7 @@ def _image_header(path):
     except Image.DecompressionBombError:
         raise DataError(f"{path.name}: more than {MAX_PIXELS:,} pixels; no mammogram is that large") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
-        problem = "an empty file" if path.stat().st_size == 0 else "not an image that can be read"
-        raise DataError(f"{path.name}: {problem}; fetch the file again") from None
+        raise DataError(f"{path.name}: not an image that can be read; fetch the file again") from None
     if width * height > MAX_PIXELS:
         raise DataError(f"{path.name}: {width} x {height} pixels, more than {MAX_PIXELS:,}; no mammogram is that large")
     return kind, width, height
@@ -170,7 +175,9 @@ def _array_header(file):
 def _check_array_header(path, shape, dtype):
     if dtype.hasobject:
         raise DataError(f"{path.name}: holds pickled Python objects, which could run code; save a plain array")
-    if int(np.prod(shape, dtype=np.float64)) > 4 * MAX_PIXELS:
+    values = int(np.prod(shape, dtype=np.float64))
+    channels = shape[-1] if len(shape) == 3 and shape[-1] in (3, 4) else 1
+    if values > channels * MAX_PIXELS or values * dtype.itemsize > MAX_BYTES:
         raise DataError(f"{path.name}: an array of shape {shape}, far larger than a mammogram")
     if dtype.kind not in "buif":
         raise DataError(f"{path.name}: an array of type {dtype}; numbers are expected")
@@ -187,13 +194,32 @@ def as_grey(array, name):
         array = array[..., :3].mean(axis=-1)
     if array.ndim != 2 or array.size == 0:
         raise DataError(f"{name}: an array of shape {array.shape}; one grey plane (height, width) is expected")
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all():
-            raise DataError(f"{name}: holds NaN or infinity; repair or remove the file")
-        return array.astype(np.float32)
-    if array.dtype == np.uint8 or array.dtype == bool:
-        return array.astype(np.uint8) * (255 if array.dtype == bool else 1)
-    return array if array.dtype == np.uint16 else array.astype(np.float32)
+    if array.dtype in (np.uint8, np.uint16):
+        return array
+    if array.dtype == bool:
+        return array.astype(np.uint8) * 255
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise DataError(f"{name}: holds NaN, infinity or numbers beyond float32; repair or remove the file")
+    return array
+
+
+def open_dicom(path, **options):
+    """Open a DICOM file with `pydicom.dcmread`, unless its data set is compressed as a whole.
+
+    Such a file (transfer syntax "deflated") is inflated in one go, however large it becomes; no mammogram has it.
+
+    Raises:
+        DataError: a deflated data set.
+        Exception: whatever pydicom raises on a damaged file.
+    """
+    import pydicom
+
+    meta = pydicom.filereader.read_file_meta_info(path)
+    if meta.get("TransferSyntaxUID") == pydicom.uid.DeflatedExplicitVRLittleEndian:
+        raise DataError(f"{Path(path).name}: a DICOM data set compressed as a whole; save it without")
+    return pydicom.dcmread(path, **options)
 
 
 def read_dicom(path):
@@ -204,12 +230,11 @@ def read_dicom(path):
     Raises:
         DataError: not DICOM, no pixels, more than one plane.
     """
-    import pydicom
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
     path = Path(path)
     try:
-        dataset = pydicom.dcmread(path)
+        dataset = open_dicom(path)
         pixels = int(dataset.get("Rows", 0)) * int(dataset.get("Columns", 0))
         if not 0 < pixels <= MAX_PIXELS:
             raise DataError(f"{path.name}: {pixels:,} pixels; a mammogram has up to {MAX_PIXELS:,}")
@@ -373,11 +398,17 @@ def store_key(dataset, steps):
         digest.update(f"{image_path}|{mask_path}".encode())
         file = image_path.split("#")[0]
         if file not in seen:
-            path = dataset.data_dir / file
-            state = path.stat() if path.exists() else None
-            seen[file] = f"{state.st_size}-{state.st_mtime_ns}" if state else "none"
+            seen[file] = _file_state(dataset.data_dir / file)
             digest.update(seen[file].encode())
     return digest.hexdigest()[:32]
+
+
+def _file_state(path):
+    try:
+        state = path.stat()
+    except (OSError, ValueError):  # not there, or a name that no file can have
+        return "none"
+    return f"{state.st_size}-{state.st_mtime_ns}"
 
 
 def build_image_store(dataset, folder, steps, *, n_jobs=None):
@@ -453,6 +484,8 @@ def _prepare_row(dataset, row, steps, has_masks):
         if getattr(row, "split", "") == "excluded":
             raise DataError(row.exclusion_reason)
         raw = dataset.read_image(row.image_path, min_side=steps.size * (2 if steps.breast_crop else 1))
+        if raw.min() == raw.max():
+            raise DataError(f"{row.image_path}: one grey value in all {raw.size:,} pixels, no picture; remove the file")
         image = prepare_image(raw, steps)
         mask = empty
         if has_masks and row.mask_path:

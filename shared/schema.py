@@ -29,9 +29,17 @@ PATHOLOGIES = {
 }
 
 
-class DataError(ValueError):
+class _OneLine(ValueError):
+    """Line breaks, from a file's name or a library's message, become spaces; so do bytes that are no text."""
+
+    def __str__(self):
+        text = " ".join(super().__str__().splitlines())
+        return text.encode("utf-8", "replace").decode("utf-8")
+
+
+class DataError(_OneLine):
     """Data that cannot be used: says which file, which value, and the way out. Exit status 2."""
 
 
-class UsageError(ValueError):
+class UsageError(_OneLine):
     """A wrong option, parameter or combination of them. Exit status 2."""

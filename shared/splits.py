@@ -62,10 +62,19 @@ def check_splits(manifest):
                 raise DataError(
                     f"the {split} split has {len(labels)} images and none of class {label}; "
                     "at least some patients of both classes are needed in each split: is the copy complete?"
+                    + _most_left_out(manifest[manifest.label == label])
                 )
     sides = manifest[manifest.split != EXCLUDED].groupby("patient_id").split.nunique()
     if (sides > 1).any():
         raise DataError(f"{int((sides > 1).sum())} patients stand on two sides of the split, e.g. {sides.idxmax()}")
+
+
+def _most_left_out(rows):
+    """Say why rows are left out: where a class is missing, that is the likely cause."""
+    reasons = rows.exclusion_reason[rows.split == EXCLUDED]
+    if reasons.empty:
+        return ""
+    return f" {len(reasons)} of its {len(rows)} images are left out, e.g. because of: {reasons.mode()[0]}"
 
 
 def find_copies(manifest, content):
@@ -123,8 +132,12 @@ def _group_folds(manifest, mask, count, seed):
     folder = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     try:
         return [rows[held_out] for _, held_out in folder.split(rows, labels, groups)]
-    except ValueError as error:
-        raise DataError(f"no split by patient is possible: {error}") from None
+    except ValueError:
+        counts = np.bincount(labels, minlength=2)
+        raise DataError(
+            f"no split by patient is possible: each class needs at least {count} images, there are {counts[0]} of class "
+            f"0 and {counts[1]} of class 1; is the copy complete?"
+        ) from None
 
 
 # --------------------------------------------------------------------- audit

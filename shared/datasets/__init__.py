@@ -2,13 +2,13 @@
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from shared.schema import DataError, UsageError
+from shared.schema import EXCLUDED, DataError, UsageError
 
 READERS = {
     "demo": "shared.datasets.cbis_ddsm",
@@ -72,4 +72,32 @@ def load(name, data_dir, *, task="malignant", input="crop"):
     dataset = importlib.import_module(READERS[name]).load(data_dir.resolve(), task=task, input=input)
     if dataset.manifest.empty:
         raise DataError(f"{data_dir}: no image of layout {name!r} found; see the README for what is expected there")
-    return dataset
+    return replace(dataset, manifest=_settle(dataset.manifest))
+
+
+def _settle(manifest):
+    """Leave out what no csv file can hold: file names that are no text, and images called like an earlier one."""
+    manifest = manifest.copy()
+    garbled = np.array([_is_garbled(path) for path in manifest.image_path])
+    if garbled.any():
+        words = manifest.select_dtypes(exclude="number").columns
+        manifest[words] = manifest[words].map(lambda word: word.encode("utf-8", "replace").decode("utf-8"))
+        _leave_out(manifest, garbled, "the file's name is not UTF-8; rename it")
+    copies = manifest.groupby("image_id").cumcount().to_numpy()
+    if copies.any():
+        manifest["image_id"] += np.where(copies > 0, [f"#{copy + 1}" for copy in copies], "")
+        _leave_out(manifest, copies > 0, "an image of this name stands twice")
+    return manifest
+
+
+def _is_garbled(path):
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _leave_out(manifest, mask, reason):
+    mask = mask & (manifest.split != EXCLUDED).to_numpy()
+    manifest.loc[mask, ["split", "exclusion_reason"]] = [EXCLUDED, reason]

@@ -102,16 +102,20 @@ def read_cases(data_dir):
 
 def _read_case_file(path, kind, split):
     try:
-        raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", header=None)
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise DataError(f"{path.name}: not a UTF-8 csv file ({str(error)[:80]}); fetch it again") from None
-    raw.columns = [column.strip().lower().replace(" ", "_") for column in raw.columns]
+    header = [str(word).strip().lower().replace(" ", "_") for word in raw.iloc[0]]
+    raw = raw.iloc[1:].reset_index(drop=True).set_axis(header, axis=1)
+    repeated = [column for column in (*COLUMNS, *DESCRIPTORS) if header.count(column) > 1]
+    if repeated:
+        raise DataError(f"{path.name}: the column {repeated[0]} stands there twice; keep one")
     missing = [column for column in COLUMNS if column not in raw]
     if missing:
         raise DataError(f"{path.name}: no column {', '.join(missing)}; fetch the file again")
-    frame = raw.map(lambda value: value.strip() if isinstance(value, str) else "")
     names = {**COLUMNS, **DESCRIPTORS}
-    frame = frame.rename(columns=names).reindex(columns=list(names.values()), fill_value="")
+    frame = raw.reindex(columns=list(names), fill_value="").rename(columns=names)
+    frame = frame.map(lambda value: " ".join(value.split()) if isinstance(value, str) else "")
     frame["pathology"] = frame.pathology.str.upper()
     unknown = ~frame.pathology.isin(PATHOLOGIES)
     if unknown.any():

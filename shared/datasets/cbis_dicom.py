@@ -11,8 +11,6 @@ names do not tell.
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-import pydicom
-
 from shared import images
 from shared.datasets import cbis_ddsm
 from shared.schema import DataError
@@ -104,8 +102,6 @@ def _role(path, full, data_dir):
 def _header(path, data_dir):
     """Read what tells the files apart, without pixels; None where that fails."""
     try:
-        return pydicom.dcmread(images.inside(data_dir, path), stop_before_pixels=True, specific_tags=_TAGS)
-    except DataError:
-        raise
+        return images.open_dicom(images.inside(data_dir, path), stop_before_pixels=True, specific_tags=_TAGS)
     except Exception:  # pydicom raises many types on damaged files
         return None

@@ -252,8 +252,8 @@ def _open_array(path):
 def _names(data_dir, part, n):
     """Return the file names of `<part>_filenames.npy` where a copy has it, else ""s."""
     path = _find(data_dir, part, f"{part}_filenames.npy")
-    names = [] if path is None else _open_array(path)
-    return [str(name) for name in names] if len(names) == n else [""] * n
+    names = None if path is None else _open_array(path)
+    return [str(name) for name in names] if names is not None and names.shape == (n,) else [""] * n
 
 
 # ----------------------------------------------------------------- manifest
@@ -261,7 +261,7 @@ def _patient(filename):
     """Return the group of a file name: a CBIS-DDSM or DDSM patient, else all up to the first number, else the stem."""
     stem = Path(filename.replace("\\", "/")).stem
     leading = re.match(r".*?\d+", stem)
-    return patient_from_name(stem) or (leading.group(0) if leading else stem)
+    return patient_from_name(stem) or (leading.group(0) if leading else stem) or filename
 
 
 def _manifest_row(record, task):

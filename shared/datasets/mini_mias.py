@@ -27,8 +27,12 @@ MIN_SIDE = 96  # pixels; 19 mm at 200 µm
 TYPES = {"CALC": "calcification", "CIRC": "mass", "SPIC": "mass", "MISC": "mass", "NORM": "normal"}  # else ""
 PATHOLOGY = {"M": "MALIGNANT", "B": "BENIGN"}
 
-_LINE = re.compile(r"^(mdb(\d{3}))\s+([FGD])\s+(CALC|CIRC|SPIC|MISC|ARCH|ASYM|NORM)(?:\s+(.*))?$", re.IGNORECASE)
-_LESION = re.compile(r"^(?:([BM])\b)?\s*(?:(\d+)\s+(\d+)\s+(\d+))?", re.IGNORECASE)
+_LINE = re.compile(
+    r"^(mdb(\d{3}))\s+([FGD])\s+(CALC|CIRC|SPIC|MISC|ARCH|ASYM|NORM)(?:\s+(.*))?$", re.IGNORECASE | re.ASCII
+)
+_NAME = re.compile(r"mdb\d{3}")
+_LESION = re.compile(r"^(?:([BM])\b)?\s*(?:(\d+)\s+(\d+)\s+(\d+))?", re.IGNORECASE | re.ASCII)
+_TOO_LARGE = re.compile(r"\d{6}")  # more digits than a coordinate in pixels can have
 _BACKGROUND = 20  # grey level; film outside the breast lies below it
 
 
@@ -92,8 +96,12 @@ def _parse_line(number, line):
     """Return one lesion as a dict; `problem` says what is wrong with a line that cannot be read."""
     match = _LINE.match(line)
     if not match:
-        return {"name": line.split()[0].lower(), "problem": f"Info.txt line {number} cannot be read: {line[:60]!r}"}
+        name = line.split()[0].lower()
+        name = name if _NAME.fullmatch(name) else f"mdb_line_{number}"  # never a path
+        return {"name": name, "problem": f"Info.txt line {number} cannot be read: {line[:60]!r}"}
     name, _, tissue, finding, rest = match.groups()
+    if _TOO_LARGE.search(rest or ""):
+        return {"name": name.lower(), "problem": f"Info.txt line {number}: coordinates beyond any image: {line[:60]!r}"}
     severity, x, y, radius = _LESION.match(rest or "").groups()
     return {
         "name": name.lower(),
