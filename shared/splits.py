@@ -135,8 +135,8 @@ def _group_folds(manifest, mask, count, seed):
     except ValueError:
         counts = np.bincount(labels, minlength=2)
         raise DataError(
-            f"no split by patient is possible: each class needs at least {count} images, there are {counts[0]} of class "
-            f"0 and {counts[1]} of class 1; is the copy complete?"
+            f"no split by patient is possible: each class needs at least {count} images, there are {counts[0]} of "
+            f"class 0 and {counts[1]} of class 1; is the copy complete?"
         ) from None
 
 

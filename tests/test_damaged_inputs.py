@@ -1,6 +1,7 @@
 """Damaged inputs, layout by layout: one clear line or a named exclusion; never a traceback, never foreign code."""
 
 import io
+import itertools
 import json
 import os
 import pickle
@@ -33,6 +34,7 @@ PATIENTS = 26  # even numbers malignant; the last six are the official test spli
 TASKS = {"png-npz": "original"}
 MEMORY = 60e6  # bytes that reading one damaged file may take
 CSV = "csv/mass_case_description_train_set.csv"
+DESCRIPTIONS = {"crop": "cropped images", "mask": "ROI mask images"}
 HEADER = (
     "patient_id,breast_density,left or right breast,image view,abnormality id,abnormality type,mass shape,"
     "mass margins,assessment,pathology,subtlety,image file path,cropped image file path,ROI mask file path\r\n"
@@ -88,7 +90,7 @@ def write_cbis(folder, *, dicom=False):
         for role, plane in planes.items():
             if dicom:
                 subject = film if role == "full" else f"{film}_1"
-                described = {} if role == "full" else {"SeriesDescription": f"{_role_words(role)}"}
+                described = {} if role == "full" else {"SeriesDescription": DESCRIPTIONS[role]}
                 write_dicom(folder / f"CBIS-DDSM/{subject}/1.{number}/2.{number}/{role}.dcm", plane, **described)
             else:
                 write_image(folder / f"jpeg/{role}.{number}/1-001.jpg", plane)
@@ -101,10 +103,6 @@ def write_cbis(folder, *, dicom=False):
     (folder / "csv").mkdir()
     for split, lines in rows.items():
         (folder / f"csv/mass_case_description_{split}_set.csv").write_text(HEADER + "".join(lines), newline="")
-
-
-def _role_words(role):
-    return {"crop": "cropped images", "mask": "ROI mask images"}[role]
 
 
 def record(**values):
@@ -434,7 +432,7 @@ def test_a_damaged_image_is_left_out_by_name(tree, tmp_path, layout, file, damag
     assert line == ""
     manifest = prepared.manifest
     out = manifest[manifest.exclusion_reason != ""]
-    if reason is None or (reason.startswith("|") and out.empty):
+    if reason is None or (reason.startswith("|") and out.empty):  # "|…": some layouts cannot place it
         assert out.empty
         assert (prepared.images[manifest.image_path.str.startswith(file)] > 0).any()
     else:
@@ -496,12 +494,12 @@ CASE_FILE = {  # damage of a case file: the error line, or the exclusion, or Non
     "column_twice": (lambda path: edit(path, b"mass shape", b"Pathology", 1), "error: mass_case.*pathology.*twice"),
     "columns_that_collide": (lambda path: edit(path, b"mass shape", b"side", 1), None),
     "other_separator": (lambda path: edit(path, b",", b";"), "error: mass_case.*no column"),
-    "field_too_many": (lambda path: edit(path, b"\r\nP_", b"\r\nx,P_"), "error: mass_case.*(more|pathology)"),
-    "one_row_too_long": (lambda path: edit(path, b"OVAL", b"OVAL,x", 1), "error: mass_case.*(pathology|line 2|fields)"),
+    "field_too_many": (lambda path: edit(path, b"\r\nP_", b"\r\nx,P_"), "error: mass_case.*Expected 14 fields"),
+    "one_row_too_long": (lambda path: edit(path, b"OVAL", b"OVAL,x", 1), "error: mass_case.*Expected 14 fields"),
     "row_too_short": (lambda path: append(path, b"P_00090,3,LEFT\r\n"), "error: mass_case.*pathology ''"),
     "unknown_word": (
         lambda path: edit(path, b"MALIGNANT", b"CANCER", 1),
-        "error: mass_case.*row 2: pathology 'CANCER'",
+        "error: mass_.*row 2: pathology 'CANCER'",
     ),
     "no_patient": (lambda path: edit(path, b"P_00003,", b","), "error: mass_case.*row 5: no patient_id"),
     "utf16": (lambda path: recode(path, "utf-16"), "error: mass_case.*not a UTF-8 csv"),
@@ -662,7 +660,7 @@ LISTS = {
             lambda f, c: _npy(f, "cv10_data.npy", np.stack([picture(i, 299, 299) for i in range(4)]) * np.uint16(257)),
             None,
         ),
-        "array_of_words": (lambda f, c: _npy(f, "cv10_data.npy", np.full((4, 299, 299), "a")), r"error: cv10_data\.npy"),
+        "array_of_words": (lambda f, c: _npy(f, "cv10_data.npy", np.full((4, 299, 299), "a")), "error: cv10_data"),
         "labels_pickled": (pickled_labels, r"error: cv10_labels\.npy"),
         "labels_of_words": (lambda f, c: _npy(f, "cv10_labels.npy", np.array(["a"] * 4)), r"error: cv10_labels\.npy"),
         "labels_too_few": (lambda f, c: _npy(f, "cv10_labels.npy", np.array([1])), r"error: cv10_labels\.npy"),
@@ -742,11 +740,8 @@ def test_the_good_trees_are_good(good_trees, tmp_path, layout):
     assert (prepared.images[:].reshape(len(prepared.images), -1).std(axis=1) > 0).all()
 
 
-@pytest.mark.parametrize("layout", WRITERS)
-@pytest.mark.parametrize("other", WRITERS)
+@pytest.mark.parametrize(("layout", "other"), itertools.permutations(WRITERS, 2))
 def test_another_layout_is_refused(good_trees, tmp_path, layout, other):
-    if layout == other:
-        pytest.skip("the same layout")
     _, line = attempt(layout, good_trees[other], tmp_path / "run")
     assert line
     assert len(line.splitlines()) == 1
@@ -761,6 +756,11 @@ def test_a_full_disk_is_said_before_anything_is_written(good_trees, tmp_path, mo
 
 
 # ------------------------------------------------------------ arbitrary bytes
+def check_line(error, name=""):
+    assert len(str(error).splitlines()) == 1
+    assert name in str(error)
+
+
 GOOD_ROW = b"P_1,3,LEFT,CC,1,mass,OVAL,OBSCURED,4,BENIGN,3,a/b/c/d,a/b/c/d,a/b/c/d\r\n"
 QUICK = hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 TEXT = st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass"))
@@ -777,7 +777,7 @@ def test_any_bytes_as_case_file(tmp_path, body, keep_header):
     try:
         cases = cbis_ddsm.read_cases(tmp_path)
     except DataError as error:
-        assert len(str(error).splitlines()) == 1
+        check_line(error)
         return
     assert cases.pathology.isin(PATHOLOGIES).all()
     assert not cases.isna().any().any()
@@ -802,7 +802,7 @@ def test_any_words_in_a_case_file(tmp_path, rows):
     try:
         cases = cbis_ddsm.read_cases(tmp_path)
     except DataError as error:
-        assert len(str(error).splitlines()) == 1
+        check_line(error)
         return
     artifacts.write_csv(tmp_path / "again.csv", cases)
     again = pd.read_csv(tmp_path / "again.csv", dtype=str, keep_default_na=False)
@@ -831,7 +831,6 @@ def test_any_bytes_as_an_image(tmp_path, body, suffix):
     try:
         image = images.read_grey(path)
     except DataError as error:
-        assert len(str(error).splitlines()) == 1
-        assert path.name in str(error)
+        check_line(error, path.name)
     else:
         assert image.ndim == 2
