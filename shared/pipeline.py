@@ -22,7 +22,7 @@ from shared.schema import DataError, UsageError
 RECORD_FILE = "run.json"
 LOCK_FILE = ".lock"
 NOTEBOOK_PATTERN = "[0-9][0-9]_*.ipynb"
-OPTION_PARAMETERS = ("DATASET", "DATA_DIR", "RUN_DIR", "PROFILE", "WEIGHTS")
+OPTION_PARAMETERS = ("DATASET", "DATA_DIR", "RUN_DIR", "PROFILE", "WEIGHTS", "SCHEDULER")
 WEIGHTS_WORDS = ("", "imagenet", "demo", "none")
 OUTPUT_FOLDERS = ("data", "models", "results")
 PACKAGES = (
@@ -40,6 +40,7 @@ class RunOptions:
     profile: str | None = None
     run_dir: str | None = None
     weights: str | None = None
+    scheduler: str | None = None
     only: tuple[str, ...] = ()
     parameters: tuple[tuple[str, str], ...] = ()  # (NAME, VALUE) as typed
     force: bool = False
