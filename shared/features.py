@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from shared import artifacts, input_pipeline
 from shared.backend import keras
@@ -143,7 +144,8 @@ def fit_linear_head(features, labels, rows, *, strength=0.01, seed=0):
     scaler = StandardScaler().fit(features[rows])
     scale = np.where(scaler.scale_ > 0, scaler.scale_, 1.0)
     regression = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000, random_state=seed)
-    regression.fit((features[rows] - scaler.mean_) / scale, np.asarray(labels)[rows])
+    with threadpool_limits(1, user_api="blas"):  # the matrices are small: threads only wait for each other
+        regression.fit((features[rows] - scaler.mean_) / scale, np.asarray(labels)[rows])
     kernel = (regression.coef_[0] / scale).astype(np.float32)
     bias = (regression.intercept_ - scaler.mean_ @ (regression.coef_[0] / scale)).astype(np.float32)
     return kernel[:, np.newaxis], bias
