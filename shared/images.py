@@ -522,9 +522,16 @@ class _array_writer:
         np.lib.format.write_array_header_1_0(self._file, header)
         self._file.flush()
         offset, row = self._file.tell(), self.shape[1] * self.shape[2]
-        return lambda start, block: os.pwrite(self._file.fileno(), block.tobytes(), offset + start * row)
+        return lambda start, block: _write_at(self._file.fileno(), block.tobytes(), offset + start * row)
 
     def __exit__(self, *error):
         if self.shape is not None:
             self._file.close()
             self._whole.__exit__(*error)
+
+
+def _write_at(handle, content, offset):
+    """Write all of `content`: on a disk that fills up, one call may write a part and say so without an error."""
+    while content:
+        written = os.pwrite(handle, content, offset)
+        content, offset = content[written:], offset + written

@@ -73,9 +73,19 @@ def check(settings):
     dataset = load_dataset(settings)
     needed = images.store_bytes(len(dataset.manifest), settings.image_size)
     images.check_disk(settings.run_dir, needed * (2 if dataset.read_mask else 1))
-    labels = dataset.manifest.label[dataset.manifest.split == ""]
-    if labels.nunique() < 2:
-        raise DataError(f"{settings.data_dir}: only one class is on disk ({len(labels)} images); two are needed")
+    _check_classes(settings.data_dir, dataset.manifest[dataset.manifest.split == ""])
+
+
+def _check_classes(data_dir, rows):
+    if rows.label.nunique() < 2:
+        raise DataError(f"{data_dir}: only one class is on disk ({len(rows)} images); two are needed")
+    is_test = rows.official_split == TEST
+    for place, part in (("in", rows[is_test]), ("outside", rows[~is_test])):
+        if 0 < len(part) < len(rows) and part.label.nunique() < 2:
+            raise DataError(
+                f"{data_dir}: only one class on disk {place} the official test split ({len(part)} images); "
+                "two are needed: is the copy complete?"
+            )
 
 
 def check_run_dir(run_dir):

@@ -24,7 +24,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from shared import artifacts, images, preparation
+from shared import __main__, artifacts, images, pipeline, preparation
 from shared.config import Settings
 from shared.datasets import cbis_ddsm, ddsm_tfrecord, mini_mias
 from shared.schema import PATHOLOGIES, DataError, UsageError
@@ -480,7 +480,8 @@ def relabel_last_line(path, old, new, number):
 
 
 def one_patient(path):
-    path.write_bytes(re.sub(rb"(?m)^P_\d+", b"P_00001", path.read_bytes()))
+    """The same woman in each row, as one lesion more."""
+    path.write_bytes(re.sub(rb"(?m)^P_(\d+)(.*?,CC),1,", rb"P_00001\2,\1,", path.read_bytes()))
 
 
 def huge_field(path):
@@ -515,7 +516,10 @@ CASE_FILE = {  # damage of a case file: the error line, or the exclusion, or Non
     "dots_in_path": (lambda path: edit(path, b"Mass-Training_P_00002_LEFT_CC_1/1.2", b"../../etc", 1), None),
     "row_twice": (duplicate_last_line, "excluded: stands twice"),
     "label_conflict": (lambda path: relabel_last_line(path, b"BENIGN", b"MALIGNANT", 2), "excluded: another label"),
-    "one_class": (lambda path: edit(path, b"MALIGNANT", b"BENIGN"), "error: train split|error: .*class 1"),
+    "one_class": (
+        lambda path: edit(path, b"MALIGNANT", b"BENIGN"),
+        "error: only one class on disk outside the official test split",
+    ),
     "one_patient": (one_patient, "error: 1 patients are too few"),
     "folder_instead": (lambda path: folder_instead(path, None), "error: "),
     "link_to_itself": (lambda path: link_to_itself(path, None), "error: "),
@@ -646,7 +650,7 @@ LISTS = {
         "one_class": (lambda f, c: _npy(f, "test10_labels.npy", np.array([2] * 4)), None),
         "test_of_one_class": (
             lambda f, c: [_npy(f, f"{part}_labels.npy", np.array([2] * 4)) for part in ("cv10", "test10")],
-            "error: test split.*class 1",
+            "error: only one class on disk in the official test split",
         ),
         "array_truncated": (lambda f, c: halve(f / "cv10_data/cv10_data.npy", c), r"error: cv10_data\.npy"),
         "array_empty": (lambda f, c: empty(f / "cv10_data/cv10_data.npy", c), r"error: cv10_data\.npy"),
@@ -753,6 +757,70 @@ def test_a_full_disk_is_said_before_anything_is_written(good_trees, tmp_path, mo
     _, line = attempt("npz", good_trees["npz"], tmp_path / "run")
     assert line.startswith("not enough disk space for the image store: ")
     assert not (tmp_path / "run/data").exists()
+
+
+# --------------------------------------------------------------- the runner
+@pytest.fixture
+def run(tmp_path, write_notebook, monkeypatch, capsys):
+    """Call the command line on one small notebook: run(folder, option, …) -> (status, stdout, stderr)."""
+    source = (
+        "from shared import config, preparation\nprepared = preparation.prepare(config.resolve_settings(globals()))"
+    )
+    write_notebook("01_prepare", source)
+    monkeypatch.delenv("MAMMO_RUN_DIR", raising=False)
+    monkeypatch.setitem(pipeline.run_series.__kwdefaults__, "notebooks_dir", tmp_path / "notebooks")
+
+    def call(layout, folder, *more):
+        options = ["--dataset", layout, "--data-dir", folder, "--run-dir", tmp_path / "run", *more]
+        status = __main__.main(["run", *map(str, options)])
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def refuse_runs(result, pattern, run_dir):
+    status, out, err = result
+    assert (status, out) == (__main__.USAGE, "")
+    assert re.search(pattern, err)
+    assert len(err.splitlines()) == 1
+    assert not run_dir.exists()
+
+
+def test_the_runner_names_a_truncated_image_and_goes_on(tree, tmp_path, run):
+    folder = tree("cbis-ddsm")
+    halve(folder / PICTURES["cbis-ddsm"], None)
+    append(folder / PICTURES["cbis-ddsm"], b"\0" * 5000)
+    status, _, err = run("cbis-ddsm", folder)
+    assert (status, err) == (0, "")
+    audit = artifacts.read_json(tmp_path / "run/data/audit.json")
+    (line,) = audit["unreadable"].values()
+    assert re.search(COMMON[halve], line)
+    assert artifacts.load_manifest(tmp_path / "run").split.value_counts()["excluded"] == 1
+
+
+def test_the_runner_finds_a_class_missing_from_the_test_split(tree, tmp_path, run):
+    folder = tree("cbis-ddsm")
+    edit(folder / CSV.replace("train", "test"), b"MALIGNANT", b"BENIGN")
+    refuse_runs(run("cbis-ddsm", folder), "only one class on disk in the official test split", tmp_path / "run")
+
+
+def test_the_runner_finds_too_little_disk(good_trees, tmp_path, run, monkeypatch):
+    monkeypatch.setattr(images.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 0))
+    refuse_runs(run("npz", good_trees["npz"]), "not enough disk space", tmp_path / "run")
+
+
+@pytest.mark.parametrize("damage", [empty, web_page, folder_instead])
+def test_the_runner_refuses_what_is_no_weights_file(good_trees, tmp_path, run, damage):
+    path = tmp_path / "vgg16.weights.h5"
+    path.touch()
+    damage(path, None)
+    result = run("npz", good_trees["npz"], "--weights", f"vgg16={path}")
+    refuse_runs(result, r"vgg16\.weights\.h5", tmp_path / "run")
+
+
+@pytest.mark.parametrize("layout", ["cbis-ddsm", "npz"])
+def test_the_runner_refuses_a_file_as_data_directory(good_trees, tmp_path, run, layout):
+    refuse_runs(run(layout, good_trees["mini-mias"] / "Info.txt"), "no such directory", tmp_path / "run")
 
 
 # ------------------------------------------------------------ arbitrary bytes
