@@ -124,7 +124,8 @@ def execute_copy(source, target, parameters, *, cwd, run_dir, progress=None):
         except (RuntimeError, OSError) as error:  # the kernel died, or could not start
             if temporary.stat().st_size:
                 temporary.replace(failed)
-            message = f"{Path(source).name}: {_one_line(error)} (a kernel that dies has often run out of memory)"
+            hint = "" if isinstance(error, OSError) else " (a kernel that dies has often run out of memory)"
+            message = f"{Path(source).name}: {_one_line(error)}{hint}"
             raise NotebookError(message, where=failed) from error
         _hide_temporary_name(temporary, target)
     failed.unlink(missing_ok=True)
