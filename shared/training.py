@@ -26,7 +26,9 @@ BALANCING = ("class_weights", "balanced_batches", "none")
 STRATEGIES = ("auto", "none", "mirrored")
 LINEAR_STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)  # scikit-learn's C, chosen on validation
 FINE_TUNING = {
-    # chosen on validation patients of CBIS-DDSM mass patches, see docs
+    # Chosen on the validation patients of CBIS-DDSM mass patches (MobileNetV2, 192 px): rates 1e-4, 3e-4 and 6e-4 gave
+    # AUC .82, .86 and .85; a linear head fitted beforehand did not help; heads at block 13 and 16 .863 and .877 (mean
+    # of three seeds each, spread .003 and .005).
     "epochs": 15,
     "learning_rate": 3e-4,
     "batch_size": 32,
