@@ -1,4 +1,4 @@
-"""The command line: `python -m shared run`, `demo-data`, `predict`, `export`, `doctor`.
+"""The command line: `python -m shared run`, `demo-data`, `predict`, `export`, `doctor`, `bench`.
 
 Exit status 0: done; 1: a notebook failed; 2: wrong usage or unusable data; 130: interrupted.
 """
@@ -25,6 +25,7 @@ def build_parser():
     _add_predict(commands)
     _add_export(commands)
     _add_doctor(commands)
+    _add_bench(commands)
     return parser
 
 
@@ -101,6 +102,18 @@ def _add_doctor(commands):
     doctor.set_defaults(call=doctor_command)
 
 
+def _add_bench(commands):
+    bench = commands.add_parser(
+        "bench",
+        help="measure speed and memory beside what people use today",
+        description="Measure both sides in one run, on generated files in a temporary directory.",
+    )
+    bench.add_argument("--only", nargs="+", default=(), metavar="NAME", help="some of the rows, e.g. mammogram epoch")
+    bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
+    bench.add_argument("--out", metavar="FILE", help="JSON (default: runs/benchmark.json; none with --quick)")
+    bench.set_defaults(call=bench_command)
+
+
 def _positive(text):
     value = int(text)
     if value <= 0:
@@ -165,6 +178,24 @@ def doctor_command(arguments):
     from shared import doctor
 
     return DONE if doctor.check(say=_say) else FAILED
+
+
+def bench_command(arguments):
+    """Measure; see `benchmarks.bench.run`."""
+    from shared.config import project_root
+
+    sys.path.insert(0, str(project_root()))  # benchmarks/ is no part of the package
+    from benchmarks import bench
+
+    default = None if arguments.quick else project_root() / "runs/benchmark.json"
+    bench.run(
+        only=arguments.only,
+        quick=arguments.quick,
+        out=arguments.out or default,
+        say=_say,
+        progress=sys.stderr.isatty(),
+    )
+    return DONE
 
 
 def main(argv=None):
