@@ -558,7 +558,7 @@ def _write_mias_patient(patient, *, out):
     rng = _stream(patient, 11)
     first = 1 + 2 * (patient.number - phantom.ACQUISITIONS[patient.acquisition].first_patient)
     lines = []
-    for offset, side in enumerate(("RIGHT", "LEFT")):
+    for offset, side in enumerate(("LEFT", "RIGHT")):
         name = f"mdb{first + offset:03d}"
         drawn = phantom.render_view(patient, side, "MLO")
         h, w = drawn.image.shape
