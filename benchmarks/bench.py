@@ -66,7 +66,7 @@ def measure_row(name, *, quick):
     with tempfile.TemporaryDirectory(prefix="mammogram-bench-", ignore_cleanup_errors=True) as folder:
         found = ROWS[name](Path(folder), quick=quick)
         curve = found if name == "scale" else []
-        comparisons = scale.flatness(curve, quick=quick) if name == "scale" else found
+        comparisons = scale.flatness(curve) if name == "scale" else found
         return {"comparisons": [asdict(comparison) for comparison in comparisons], "scale": curve}
 
 

@@ -19,6 +19,8 @@ def head(folder, *, quick):
     yield measure.compare(
         "head", what, peer, "s", found["cached"], found["through"], least=None if quick else 14, details=found
     )
+    later = [total - once for total, once in zip(found["cached"], found["extraction"], strict=True)]
+    yield measure.compare("head", "the same, features computed before", peer, "s", later, found["through"])
     if not quick:
         mine, other = found["auc_cached"], found["auc_through"]
         goal, met = f"within {TOLERANCE}", abs(mine - other) <= TOLERANCE

@@ -52,15 +52,15 @@ def test_generated_records_are_read_and_differ(tmp_path):
 
 
 def test_the_curve_becomes_a_comparison_of_its_ends():
-    stages = {"read": 1.0, "store": 2.0}
     rows = [
-        {"images": count, "stage": stage, "ms_per_image": value * count, "images_per_second": 1.0, "peak_mb": 500.0}
-        for count in (10, 30)
-        for stage, value in stages.items()
+        {"images": count, "stage": stage, "ms_per_image": value, "images_per_second": 1.0, "peak_mb": 1e6, "own_mb": 10}
+        for count, value in ((10, 90.0), (100, 2.0), (1000, 4.0))
+        for stage in scale.STAGES
     ]
-    *ends, peak = scale.flatness(rows, quick=True)
-    assert [round(end.ratio, 6) for end in ends] == [round(1 / 3, 6)] * 2
-    assert peak.met
+    *ends, peak, own = scale.flatness(rows)
+    assert [end.ratio for end in ends] == [0.5] * len(scale.STAGES)
+    assert not peak.met
+    assert own.met
 
 
 def test_command_writes_json_and_prints_a_table(tmp_path, capsys):
