@@ -51,6 +51,9 @@ def _add_run(commands):
         metavar=("NAME", "VALUE"),
         help="a notebook parameter, e.g. -p EPOCHS 5 -p SEEDS '[0, 1, 2]'; may be repeated",
     )
+    run.add_argument(
+        "--scheduler", metavar="ADDRESS", help="a Dask scheduler that takes the folds, e.g. tcp://HOST:8786"
+    )
     run.add_argument("--force", action="store_true", help="run again what is unchanged, too")
     run.set_defaults(call=run_command)
 
@@ -125,7 +128,7 @@ def run_command(arguments):
     """Run the series; see `pipeline.run_series`."""
     from shared import pipeline
 
-    names = ("dataset", "data_dir", "profile", "run_dir", "weights", "force")
+    names = ("dataset", "data_dir", "profile", "run_dir", "weights", "scheduler", "force")
     options = pipeline.RunOptions(
         **{name: getattr(arguments, name) for name in names},
         only=tuple(arguments.only),

@@ -236,7 +236,7 @@ def stack(columns, labels, folds, *, strength=1.0):
     """Fit a logistic regression on out-of-fold columns (Wolpert 1992), itself out of fold.
 
     A row in a fold is scored by a regression on the other folds, a row in no fold (test) by one on all folds. So no
-    label has touched its own score, as long as the columns are out of fold too.
+    label of a fold has touched the scores of that fold, as long as the columns are out of fold too.
 
     Args:
         columns: float (N, k): logits of models, one-hot metadata ...; finite for every row to be scored.

@@ -7,7 +7,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from shared import artifacts, metrics
-from shared.schema import BASELINES, TEST, TRAIN, VALIDATION
+from shared.schema import BASELINES, TEST, TRAIN, VALIDATION, DataError
 
 DESCRIPTORS = ("shape", "margins", "calc_type", "calc_distribution")
 
@@ -26,8 +26,8 @@ def evaluate(
 ):
     """Score one model and write its predictions, its metrics and its row of the comparison table.
 
-    The threshold is the one that does best on validation by Youden's index; test is looked at once, here. The
-    interval of the AUC is a 95 % bootstrap over patients.
+    The threshold is the one that does best on validation by Youden's index; no choice is made on test. The interval
+    of the AUC is a 95 % bootstrap over patients.
 
     Args:
         prepared: preparation.Prepared.
@@ -107,7 +107,7 @@ def table_row(result):
 def choose_image_model(results):
     """Return the image model that validation likes best, or None where there is none.
 
-    Baselines and models that were given the radiologist's reading do not count.
+    Baselines, and models that were given more than the image (`inputs` in their metrics), do not count.
 
     Args:
         results: {model: metrics dict} as from `artifacts.load_metrics`.
@@ -115,7 +115,7 @@ def choose_image_model(results):
     image_models = {
         name: result
         for name, result in results.items()
-        if name not in BASELINES and "birads" not in result.get("inputs", ())
+        if name not in BASELINES and set(result.get("inputs", ())) <= {"image"}
     }
     return max(image_models, key=lambda name: image_models[name]["val_auc"], default=None)
 
@@ -221,6 +221,8 @@ def prepare_external(settings, dataset_name, data_dir):
         data_dir: where the second data set lies.
     Returns:
         preparation.Prepared whose manifest marks every readable row as test.
+    Raises:
+        DataError: the second data set holds patients of the first.
     """
     from dataclasses import replace
 
@@ -228,6 +230,15 @@ def prepare_external(settings, dataset_name, data_dir):
 
     folder = settings.run_dir / "results/external" / dataset_name
     dataset = datasets.load(dataset_name, data_dir, task=settings.task, input=settings.input)
+    own = artifacts.load_manifest(settings.run_dir)
+    both = set(zip(own.source, own.patient_id, strict=True)) & set(
+        zip(dataset.manifest.source, dataset.manifest.patient_id, strict=True)
+    )
+    if both:
+        raise DataError(
+            f"EXTERNAL_DATASET {dataset_name}: {len(both)} of its patients stand in the first data set as well, "
+            f"e.g. {min(both)[1]}; external validation needs other patients"
+        )
     store, masks, statistics = images.build_image_store(dataset, folder / "data", preparation.image_steps(settings))
     readable = (statistics.problem == "").to_numpy()
     manifest = dataset.manifest.assign(split=np.where(readable, TEST, "excluded"), fold=-1)

@@ -77,7 +77,9 @@ def test_the_same_seed_gives_the_same_predictions(tmp_path):
     assert not np.array_equal(scores[0], scores[2])
 
 
-@pytest.mark.parametrize(("loss", "balancing"), [("binary_focal_crossentropy", "none"), ("binary_crossentropy", "balanced_batches")])
+@pytest.mark.parametrize(
+    ("loss", "balancing"), [("binary_focal_crossentropy", "none"), ("binary_crossentropy", "balanced_batches")]
+)
 def test_other_losses_and_ways_to_balance_train_too(loss, balancing, tmp_path):
     prepared = make_prepared(tmp_path, n=64, epochs=1)
     result = training.fit(tiny_model(), prepared, name="loss", loss=loss, balancing=balancing, save=False)
