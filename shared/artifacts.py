@@ -136,7 +136,7 @@ def save_predictions(run_dir, model, manifest, scores):
         raise ValueError(f"{model}: a score lies outside [0, 1]; scores are probabilities of class 1")
     scored = scored[list(PREDICTION_COLUMNS)].reset_index(drop=True)
     write_csv(predictions_path(run_dir, model), scored)
-    return scored
+    return load_predictions(run_dir, model)  # as others will read them: ten digits make ties of near ties
 
 
 def load_predictions(run_dir, model):
