@@ -9,9 +9,23 @@ from shared.schema import UsageError
 ROOT_MARKER = "pyproject.toml"
 
 PROFILES = {
-    # what each profile fills in where a parameter was left at 0 or ""
-    "demo": {"image_size": 96, "batch_size": 32, "epochs": 20, "learning_rate": 3e-3, "n_folds": 3},
-    "full": {"image_size": 192, "batch_size": 32, "epochs": 30, "learning_rate": 1e-3, "n_folds": 5},
+    # what each profile fills in where a parameter was left at 0, "" or []
+    "demo": {
+        "image_size": 96,
+        "batch_size": 32,
+        "epochs": 20,
+        "learning_rate": 3e-3,
+        "n_folds": 3,
+        "seeds": (0, 1),
+    },
+    "full": {
+        "image_size": 192,
+        "batch_size": 32,
+        "epochs": 30,
+        "learning_rate": 1e-3,
+        "n_folds": 5,
+        "seeds": (0, 1, 2),
+    },
 }
 TASKS = ("malignant", "abnormal", "original", "subtype")
 INPUTS = ("crop", "full")
@@ -73,7 +87,7 @@ def resolve_settings(parameters):
 
     Args:
         parameters: a mapping that holds the UPPER_CASE names of the parameters cell; `globals()` will do.
-            Other names are passed over. 0 and "" mean "as the profile says".
+            Other names are passed over. 0, "" and [] mean "as the profile says".
     Returns:
         Settings
     Raises:
@@ -86,12 +100,13 @@ def resolve_settings(parameters):
     given["profile"] = profile
     for name, value in PROFILES[profile].items():
         given[name] = type(value)(given.get(name) or value)
-        if given[name] <= 0:
+        if name != "seeds" and given[name] <= 0:
             raise UsageError(f"{name.upper()}: {given[name]} is not positive")
+    if not all(isinstance(seed, int) and seed >= 0 for seed in given["seeds"]):
+        raise UsageError(f"SEEDS: {list(given['seeds'])} are not whole numbers from 0 on")
     for name, choices in (("task", TASKS), ("input", INPUTS), ("window", WINDOWS)):
         _check_choice(name.upper(), given.get(name, getattr(Settings, name)), choices)
     _check_choice("STRATEGY", given.get("strategy", "auto"), ("auto", "none", "mirrored"))
-    given["seeds"] = tuple(int(seed) for seed in given.get("seeds", Settings.seeds))
     given["run_dir"] = resolve_run_dir(given.get("run_dir") or f"runs/{given.get('dataset', 'demo')}")
     given["data_dir"] = (
         (project_root() / Path(given["data_dir"]).expanduser()).resolve() if given.get("data_dir") else None

@@ -9,6 +9,7 @@ from shared.schema import UsageError
 def test_zero_means_as_the_profile_says():
     settings = config.resolve_settings({"IMAGE_SIZE": 0, "EPOCHS": 0, "PROFILE": "demo"})
     assert settings.image_size == config.PROFILES["demo"]["image_size"]
+    assert settings.seeds == config.PROFILES["demo"]["seeds"]
     assert config.resolve_settings({"IMAGE_SIZE": 40}).image_size == 40
     assert config.resolve_settings({"DATASET": "npz", "DATA_DIR": "x", "PROFILE": ""}).profile == "full"
 
@@ -20,7 +21,15 @@ def test_other_names_are_passed_over_and_lists_become_tuples():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("PROFILE", "big"), ("TASK", "cancer"), ("INPUT", "half"), ("WINDOW", "log"), ("STRATEGY", "tpu"), ("EPOCHS", -1)],
+    [
+        ("PROFILE", "big"),
+        ("TASK", "cancer"),
+        ("INPUT", "half"),
+        ("WINDOW", "log"),
+        ("STRATEGY", "tpu"),
+        ("EPOCHS", -1),
+        ("SEEDS", [0, "a"]),
+    ],
 )
 def test_a_value_that_is_not_allowed_is_named(name, value):
     with pytest.raises(UsageError, match=name):

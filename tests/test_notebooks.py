@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob(pipeline.NOTEBOOK_PATTERN))
 COMMON = {
     "DATASET": "demo", "DATA_DIR": "", "RUN_DIR": "", "PROFILE": "demo", "IMAGE_SIZE": 0, "BATCH_SIZE": 0, "EPOCHS": 0,
-    "LEARNING_RATE": 0.0, "WEIGHTS": "demo", "N_FOLDS": 0, "SEEDS": [0, 1], "SEED": 0, "TASK": "malignant",
+    "LEARNING_RATE": 0.0, "WEIGHTS": "demo", "N_FOLDS": 0, "SEEDS": [], "SEED": 0, "TASK": "malignant",
     "INPUT": "crop",
 }  # fmt: skip
 SECTIONS = ("Setup", "Parameters", "Resolve", "Check", "Summary", "Exercises", "References")
