@@ -1,5 +1,6 @@
 """The runner on tiny notebooks: parameters, resume, failure, lock, record."""
 
+import functools
 import json
 import os
 import signal
@@ -275,7 +276,10 @@ sys.exit(__main__.main(["run", "--run-dir", sys.argv[2]]))
 def start(series):
     command = [sys.executable, "-c", SCRIPT, str(series / "notebooks"), str(series / "run")]
     environment = {**os.environ, "PYTHONPATH": str(pipeline.project_root())}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    # a shell's background job ignores Ctrl-C, and so would its children
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, preexec_fn=listen, **pipes)
 
 
 def wait_for(path, process):
