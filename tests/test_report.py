@@ -249,22 +249,9 @@ def test_short(value, expected):
 
 # -------------------------------------------------------------- in a browser
 @pytest.fixture
-def browser(tmp_path):
-    """Debian's headless Chromium, network cut off."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("no chromium and chromedriver on this machine")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in (
-        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
-        "--disable-component-update", "--no-first-run", "--window-size=1300,1600", f"--user-data-dir={tmp_path}",
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-    ):  # fmt: skip
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    window = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+def browser(open_chromium):
+    """Chromium with the network cut off, and its own logs."""
+    window = open_chromium("--host-resolver-rules=MAP * ~NOTFOUND", logs={"browser": "ALL", "performance": "ALL"})
     yield window
     window.quit()
 
