@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from shared import artifacts, input_pipeline
+from shared import artifacts, input_pipeline, models
 from shared.backend import keras
 
 SECONDS_BETWEEN_SAVES = 10
@@ -102,6 +102,7 @@ def feature_key(images, frozen, views):
 def _compute(path, frozen, source, count, views, seconds):
     """Fill the array step by step; `.part` files keep what is done, so that a killed run goes on."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    frozen = models.fold_batch_norm(frozen)
     part, progress = path.with_suffix(".part"), path.with_suffix(".part.json")
     done = 0
     if part.exists() and progress.exists():
@@ -115,9 +116,9 @@ def _compute(path, frozen, source, count, views, seconds):
     step = max(1, IMAGES_A_STEP // len(views))
     started = last = time.perf_counter()
     for start in range(done, count, step):
-        rows = np.arange(start, min(start + step, count))
-        output = frozen.predict_on_batch(source.read(np.repeat(rows, len(views)), np.tile(views, len(rows))))
-        array[rows] = np.clip(output, *FLOAT16_RANGE).reshape(len(rows), len(views), *output.shape[1:])
+        rows = np.minimum(np.arange(start, start + step), count - 1)  # all steps alike: TensorFlow compiles one shape
+        output = frozen.predict_on_batch(source.read(np.repeat(rows, len(views)), np.tile(views, step)))
+        array[rows] = np.clip(output, *FLOAT16_RANGE).reshape(step, len(views), *output.shape[1:])
         if time.perf_counter() - last > SECONDS_BETWEEN_SAVES:
             last = time.perf_counter()
             array.flush()

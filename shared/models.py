@@ -5,7 +5,11 @@ Each network takes images (S, S, 1) with values 0…255 (uint8 or float) and doe
 pooling), `logit` and `probability`.
 """
 
+import collections
+import itertools
+import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -315,3 +319,66 @@ def split(model, cut):
         return keras.Model(model.input, middle), keras.Model(middle, model.output)
     except ValueError:  # Keras: "not connected"
         raise UsageError(f"{model.name}: a shortcut leads past {cut!r}; cut where everything flows through") from None
+
+
+def fold_batch_norm(model):
+    """Return a faster copy for inference: each batch normalisation becomes part of the convolution before it.
+
+    With its stored statistics a batch normalisation multiplies and shifts each channel, which the kernel and bias of
+    the convolution can do as well (Jacob et al. 2018, section 3.2). Outputs differ by rounding alone.
+
+    Args:
+        model: a functional model of plain layers, as from `build` or `split`.
+    Returns:
+        keras.Model: with the same layer names and weights of its own; `model` itself where there is nothing to fold.
+    """
+    config = model.get_config()
+    sources = {
+        entry["name"]: re.findall(r'"keras_history": \["([^"]+)"', json.dumps(entry["inbound_nodes"]))
+        for entry in config["layers"]
+    }
+    outputs = re.findall(r'"([^"]+)"', json.dumps(config["output_layers"]))
+    uses = collections.Counter(itertools.chain(*sources.values(), outputs))
+    by_name = {layer.name: layer for layer in model.layers}
+    folded = {  # batch normalisation: its convolution
+        layer.name: sources[layer.name][0]
+        for layer in model.layers
+        if isinstance(layer, layers.BatchNormalization)
+        and _is_plain_convolution(by_name.get(sources[layer.name][0]))
+        and uses[sources[layer.name][0]] == 1
+    }
+    if not folded:
+        return model
+
+    def copy(layer):
+        if layer.name in folded:
+            return layers.Identity(name=layer.name)
+        bias = {"use_bias": True} if layer.name in folded.values() else {}
+        return layer.__class__.from_config(layer.get_config() | bias)
+
+    def call(layer, *args, **kwargs):
+        return layer(*args) if layer.name in folded else layer(*args, **kwargs)
+
+    fast = keras.models.clone_model(model, clone_function=copy, call_function=call)
+    for layer in model.layers:
+        if layer.name not in {*folded, *folded.values()}:
+            fast.get_layer(layer.name).set_weights(layer.get_weights())
+    for name, source in folded.items():
+        fast.get_layer(source).set_weights(_folded_weights(model.get_layer(source), model.get_layer(name)))
+    return fast
+
+
+def _is_plain_convolution(layer):
+    plain = type(layer) in (layers.Conv2D, layers.DepthwiseConv2D)
+    return plain and layer.activation is keras.activations.linear
+
+
+def _folded_weights(convolution, normalisation):
+    kernel, *bias = convolution.get_weights()
+    mean, variance = normalisation.moving_mean.numpy(), normalisation.moving_variance.numpy()
+    factor = 1 / np.sqrt(variance + normalisation.epsilon)
+    factor = factor * normalisation.gamma.numpy() if normalisation.scale else factor
+    shift = ((bias[0] if bias else 0) - mean) * factor
+    shift = shift + normalisation.beta.numpy() if normalisation.center else shift
+    depthwise = type(convolution) is layers.DepthwiseConv2D  # its kernel ends in (channels, multiplier)
+    return [kernel * (factor.reshape(kernel.shape[2:]) if depthwise else factor), shift]

@@ -221,3 +221,34 @@ def test_files_in_the_format_of_keras_load_into_the_larger_backbones(name, tmp_p
     model = models.build(name, image_size=SIZE, weights=pretrained.resolve_weights(f"{name}={path}", name))
     last = [layer.name for layer in model.layers if isinstance(layer, keras.layers.Conv2D)][-1]
     np.testing.assert_array_equal(model.get_layer(last).get_weights()[0], source.get_layer(last).get_weights()[0])
+
+
+def with_lived_in_statistics(model):
+    """Give batch normalisations statistics other than 0 and 1, as a training does."""
+    random = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([random.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
+    return model
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "efficientnetb0", "vgg16", "convnext_tiny", "lightweight_cnn"])
+def test_folding_the_batch_normalisation_changes_nothing_but_rounding(name):
+    model = with_lived_in_statistics(models.build(name, image_size=SIZE))
+    fast = models.fold_batch_norm(model)
+    images = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 1), dtype=np.uint8)
+    expected = keras.Model(model.input, model.get_layer("pooled").output).predict(images, verbose=0)
+    found = keras.Model(fast.input, fast.get_layer("pooled").output).predict(images, verbose=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    left = [layer.name for layer in fast.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert left == (["block_1_bn", "block_2_bn", "block_3_bn", "block_4_bn"] if name == "lightweight_cnn" else [])
+
+
+def test_a_convolution_that_something_else_reads_keeps_its_batch_normalisation():
+    model = with_lived_in_statistics(models.build("mobilenetv2", image_size=SIZE, alpha=0.35))
+    start, *ends = (model.get_layer(name).output for name in ("block_2_add", "block_3_expand", "block_3_expand_BN"))
+    both = keras.Model(start, ends)
+    fast = models.fold_batch_norm(both)
+    values = np.random.default_rng(0).normal(0, 1, (2, *start.shape[1:]))
+    for found, expected in zip(fast.predict(values, verbose=0), both.predict(values, verbose=0), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
