@@ -334,14 +334,17 @@ def measure_cues(planes, sources, rung):
 
     Args:
         planes: float32 (N, S, S), the rung's images.
-        sources: Sources of the same rows: type of container and size of the file's image. From R1 on there is one
-            container, from R2 on one size, and the cue is a constant.
+        sources: Sources of the same rows: type of container, size of the file's image, and whether that is the
+            commonest size. From R1 on there is one container, from R2 on one size, and the cue is a constant.
         rung: its name.
     Returns:
         dict: name of a probe -> float (N, k).
     """
     reached = list(RUNGS).index(rung)
     shapes = np.array([plane.shape for plane in sources.images], float)
+    _, kind, counts = np.unique(shapes, axis=0, return_inverse=True, return_counts=True)
+    commonest = kind.ravel() == counts.argmax()  # "exactly 128 x 128?" is no question of larger or smaller
+    shapes = np.column_stack([shapes, commonest])
     cues = {
         "container": (sources.suffixes == ".png").astype(float) * (reached < 1),
         "size": shapes if reached < 2 else np.zeros_like(shapes),
@@ -473,6 +476,7 @@ def make_cnn_trainer(
     if optimizer not in makers:
         raise UsageError(f"optimizer {optimizer!r} is not one of {', '.join(makers)}")
     model.compile(optimizer=makers[optimizer](learning_rate), loss="binary_crossentropy", jit_compile=False)
+    model.optimizer.build(model.trainable_variables)  # as in training: else the first step is traced twice
     model.optimizer.build(model.trainable_variables)
     # small last steps, or the batch normalisation's averages lag behind the weights
     decay = keras.callbacks.LearningRateScheduler(

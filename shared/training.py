@@ -467,6 +467,7 @@ def _compile(model, n_rows, options, former=None):
     if former is None:
         optimizer = keras.optimizers.AdamW(schedule, weight_decay=options["weight_decay"])
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        optimizer.build(model.trainable_variables)  # made inside the first step, TensorFlow traces that step twice
     else:
         optimizer = former
         optimizer.learning_rate = schedule
