@@ -104,6 +104,41 @@ def table_row(result):
     )
 
 
+def describe_differences(differences):
+    """Return paired differences in words, one row a pair.
+
+    Args:
+        differences: DataFrame as from `metrics.paired_differences`.
+    Returns:
+        DataFrame indexed by `model`: `against`, `AUC difference` with its interval, `p` (DeLong), `p, Holm`, `verdict`.
+        The verdict follows the corrected p-value at 0.05.
+    """
+
+    def chance(p):
+        return "" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+    def verdict(row):
+        if np.isnan(row.p_holm):
+            return "no test possible"
+        if row.p_holm > 0.05:
+            return "no difference shown"
+        return "better" if row.delta_auc > 0 else "worse"
+
+    rows = [
+        {
+            "model": row.model_a,
+            "against": row.model_b,
+            "AUC difference": f"{row.delta_auc:+.3f} [{row.low:+.3f}, {row.high:+.3f}]",
+            "p": chance(row.p_delong),
+            "p, Holm": chance(row.p_holm),
+            "verdict": verdict(row),
+        }
+        for row in differences.itertuples()
+    ]
+    columns = ["model", "against", "AUC difference", "p", "p, Holm", "verdict"]
+    return pd.DataFrame(rows, columns=columns).set_index("model")
+
+
 def choose_image_model(results):
     """Return the image model that validation likes best, or None where there is none.
 

@@ -22,6 +22,15 @@ SPLIT_COLOURS = {
     "excluded": EXCLUDED_COLOUR,
 }
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MODEL_COLOURS = {  # the same in every figure; any other model takes what is left of COLOURS
+    "small_cnn": "#009E73",
+    "simple_cnn": "#56B4E9",
+    "mobilenetv2": "#0072B2",
+    "mobilenetv2_frozen": "#CC79A7",
+    "mean_intensity": "#E69F00",
+    "birads": "#000000",
+    "descriptors": "#999999",
+}
 CLASS_COLOURS = ("#0072B2", "#D55E00")
 STYLE = {
     "figure.dpi": 80,
@@ -47,6 +56,15 @@ def save_figure(figure, run_dir, name, *, folder="figures"):
     with artifacts.whole_file(Path(run_dir) / f"results/{folder}/{name}.png") as temporary:
         figure.savefig(temporary, dpi=120, metadata={"Software": None})
     return figure
+
+
+def model_colours(names):
+    """Return a colour for each model: its own of `MODEL_COLOURS`, or one that no other of them has."""
+    names = list(names)
+    taken = {MODEL_COLOURS[name] for name in names if name in MODEL_COLOURS}
+    free = [colour for colour in COLOURS if colour not in taken] or list(COLOURS)
+    others = [name for name in names if name not in MODEL_COLOURS]
+    return [MODEL_COLOURS.get(name) or free[others.index(name) % len(free)] for name in names]
 
 
 # -------------------------------------------------------------------- images
@@ -105,12 +123,13 @@ def plot_split(table, class_names):
 
 
 # ------------------------------------------------------------------ training
-def plot_learning_curves(history, *, best_epoch=None):
+def plot_learning_curves(history, *, best_epoch=None, title=""):
     """Draw loss and AUC of train and validation over the epochs.
 
     Args:
         history: DataFrame epoch, loss, val_loss, auc, val_auc.
         best_epoch: value of `epoch` to mark: where the kept weights come from.
+        title: words above both.
     """
     figure, axes = new_figure(1, 2, size=(9, 3.2))
     for axis, quantity in zip(axes, ("loss", "auc"), strict=True):
@@ -123,7 +142,10 @@ def plot_learning_curves(history, *, best_epoch=None):
         if best_epoch is not None:
             axis.axvline(best_epoch, color="#666666", linestyle=":", label="kept")
         axis.set(xlabel="epoch", ylabel={"loss": "loss", "auc": "AUC"}[quantity])
+    axes[1].axhline(0.5, color="#999999", linestyle="--", linewidth=1)
+    axes[1].set_ylim(min(0.4, axes[1].get_ylim()[0]), 1.0)
     axes[0].legend()
+    figure.suptitle(title, fontsize=11)
     return figure
 
 
@@ -133,14 +155,15 @@ def plot_roc_curves(predictions, *, bands=True):
 
     Args:
         predictions: {model: DataFrame patient_id, label, score}, rows of one split.
-        bands: False leaves the bands out.
+        bands: for which models, True for all, False for none.
     """
     figure, axis = new_figure(size=(5.2, 5))
     axis.plot([0, 1], [0, 1], color="#999999", linestyle="--", linewidth=1, label="chance")
-    for colour, (name, rows) in zip(COLOURS, predictions.items(), strict=False):
+    banded = predictions if bands is True else bands or ()
+    for colour, (name, rows) in zip(model_colours(predictions), predictions.items(), strict=True):
         rates, hits, _ = roc_curve(rows.label, rows.score)
         axis.plot(rates, hits, color=colour, label=f"{name} ({metrics.auc(rows.label, rows.score):.2f})")
-        if bands:
+        if name in banded:
             band = metrics.roc_band(rows.label, rows.score, rows.patient_id, draws=500)
             axis.fill_between(band.false_positive_rate, band.low, band.high, color=colour, alpha=0.12, linewidth=0)
     axis.set(xlabel="1 - specificity", ylabel="sensitivity", aspect="equal", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
@@ -151,7 +174,7 @@ def plot_roc_curves(predictions, *, bands=True):
 def plot_precision_recall(predictions):
     """Draw precision over recall for {model: DataFrame label, score}; the dashed line is the prevalence."""
     figure, axis = new_figure(size=(5.2, 4.2))
-    for colour, (name, rows) in zip(COLOURS, predictions.items(), strict=False):
+    for colour, (name, rows) in zip(model_colours(predictions), predictions.items(), strict=True):
         precision, recall, _ = precision_recall_curve(rows.label, rows.score)
         axis.step(recall, precision, where="post", color=colour, label=name)
     axis.axhline(rows.label.mean(), color="#999999", linestyle="--", linewidth=1, label="prevalence")
@@ -200,23 +223,26 @@ def plot_reliability(curves):
     return figure
 
 
-def plot_forest(table, *, value="auc", low="auc_low", high="auc_high", label="model", reference=0.5, xlabel="test AUC"):
-    """Draw values with intervals, one row each; baselines are grey.
+def plot_forest(
+    table, *, value="auc", low="auc_low", high="auc_high", label="model", reference=0.5, xlabel="test AUC", beyond=()
+):
+    """Draw values with intervals, one row each; baselines are grey, and orange what was given more than the image.
 
     Args:
         table: DataFrame with the named columns, in the order to draw, top first.
+        beyond: labels of the orange rows.
         reference: where the dashed line stands.
     """
     figure, axis = new_figure(size=(6.5, 0.9 + 0.32 * len(table)))
     y = np.arange(len(table))
     for i, row in enumerate(table.itertuples(index=False)):
         name, middle = getattr(row, label), getattr(row, value)
-        colour = "#888888" if name in BASELINES else COLOURS[0]
+        colour = "#888888" if name in BASELINES else "#D55E00" if name in beyond else COLOURS[0]
         axis.plot([getattr(row, low), getattr(row, high)], [i, i], color=colour, linewidth=2)
         axis.plot(middle, i, marker="o", color=colour)
     axis.axvline(reference, color="#999999", linestyle="--", linewidth=1)
     axis.set(yticks=y, yticklabels=table[label], xlabel=f"{xlabel} with 95 % interval by patient")
-    axis.invert_yaxis()
+    axis.set_ylim(len(table) - 0.4, -0.6)  # top first, no row on the frame
     axis.grid(False, axis="y")
     return figure
 
@@ -227,11 +253,11 @@ def plot_decision_curves(predictions):
     Vickers & Elkin, Med Decis Making 2006;26:565. Scores should be calibrated.
     """
     figure, axis = new_figure(size=(6, 4))
-    for colour, (name, rows) in zip(COLOURS, predictions.items(), strict=False):
+    for colour, (name, rows) in zip(model_colours(predictions), predictions.items(), strict=True):
         curve = metrics.net_benefit(rows.label, rows.score)
         axis.plot(curve.threshold, curve.model, color=colour, label=name)
-    axis.plot(curve.threshold, curve["all"], color="#999999", linestyle="--", label="recall everyone")
-    axis.axhline(0, color="#999999", linewidth=1, label="recall no one")
+    axis.plot(curve.threshold, curve["all"], color="#999999", linestyle="--", label="everyone")
+    axis.axhline(0, color="#999999", linewidth=1, label="no one")
     axis.set(xlabel="risk at which one would act", ylabel="net benefit", xlim=(0, 0.9))
     axis.set_ylim(-0.1, rows.label.mean() * 1.1)
     axis.legend(fontsize=8)
@@ -245,12 +271,13 @@ def plot_threshold_transfer(table):
         table: DataFrame model, and sensitivity_validation, sensitivity_test, specificity_validation, specificity_test.
     """
     figure, axes = new_figure(1, 2, size=(9, 0.9 + 0.3 * len(table)), sharey=True)
+    kinds = (("validation", VALIDATION_COLOUR, "o"), ("test", TEST_COLOUR, "s"))
     for axis, measure in zip(axes, ("sensitivity", "specificity"), strict=True):
         for i, row in enumerate(table.to_dict("records")):
             ends = row[f"{measure}_validation"], row[f"{measure}_test"]
             axis.plot(ends, [i, i], color="#BBBBBB", zorder=1)
-            axis.scatter(ends[0], i, color=VALIDATION_COLOUR, label="validation" if i == 0 else None, zorder=2)
-            axis.scatter(ends[1], i, color=TEST_COLOUR, label="test" if i == 0 else None, zorder=2)
+            for end, (name, colour, marker) in zip(ends, kinds, strict=True):
+                axis.scatter(end, i, color=colour, marker=marker, label=name if i == 0 else None, zorder=2)
         axis.set(xlabel=measure, xlim=(-0.02, 1.02), yticks=range(len(table)), yticklabels=table["model"])
     axes[0].invert_yaxis()
     axes[0].legend(fontsize=8, loc="lower left")
@@ -272,7 +299,7 @@ def plot_grouped_intervals(table, *, label, group, value="auc", low="auc_low", h
         axis.plot(row[value], y, "o", color=COLOURS[place], label=row[group] if row[label] == names[0] else None)
     axis.axvline(0.5, color="#999999", linestyle="--", linewidth=1)
     axis.set(yticks=range(len(names)), yticklabels=names, xlabel=f"{xlabel} with 95 % interval by patient")
-    axis.invert_yaxis()
+    axis.set_ylim(len(names) - 0.5, -0.5)
     axis.grid(False, axis="y")
     axis.legend(fontsize=8)
     return figure
@@ -366,7 +393,9 @@ def plot_cascade(table):
     for colour, column in zip(COLOURS, table.columns, strict=False):
         axis.plot(range(len(table)), table[column], marker="o", color=colour, label=column)
     axis.axhline(0, color="#999999", linewidth=1)
-    axis.set(xlabel="randomised from the output down to", xticks=range(len(table)))
+    axis.set(
+        xlabel="randomised from the output down to", ylabel="similarity, or share of hits", xticks=range(len(table))
+    )
     axis.set_xticklabels(table.index, rotation=30, ha="right")
     axis.legend(fontsize=8)
     return figure
@@ -393,7 +422,7 @@ def plot_ladder(ladder, best, control):
     """
     figure, axis = new_figure(size=(7.5, 4))
     axis.axhspan(control["auc_low"], control["auc_high"], color="#BBBBBB", alpha=0.4, linewidth=0)
-    axis.axhline(control["auc"], color="#777777", linestyle="--", label="real against real")
+    axis.axhline(control["auc"], color="#777777", linestyle="--", label="real against real, 95 % interval")
     parts = (("CNN", ladder[ladder.classifier == "cnn"], -0.06, "o"), ("best single cue", best, 0.06, "s"))
     for (name, rows, shift, marker), colour in zip(parts, COLOURS, strict=False):
         x = np.arange(len(rows)) + shift

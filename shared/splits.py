@@ -208,13 +208,13 @@ def audit_table(report):
     lines = {
         "test split": report["test_split"],
         "patients in both official splits": len(report["official_shared_patients"]),
-        "their images in the official test split": report["official_shared_test_rois"],
+        "images of those patients in test (kept)": report["official_shared_test_rois"],
         "patients on two sides of the split used here": report["patients_on_two_sides"],
         "pictures that stand more than once": report["copies_by_content"],
         "… of these, across the official splits": report["copies_across_official_splits"],
         "… of these, with two labels": len(report["label_conflicts"]),
         "files that cannot be read": len(report["unreadable"]),
-        "images left out": sum(report["exclusions"].values()),
+        "images left out, for any reason": sum(report["exclusions"].values()),
     }
     width = max(len(line) for line in lines)  # so that the questions stand flush left when printed
     questions = [line.ljust(width) for line in lines]
