@@ -66,7 +66,7 @@ def read_json(path):
     """Read a JSON file; raises FileNotFoundError, or DataError where it does not parse."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not valid JSON ({error}); delete it and run again") from None
 
 

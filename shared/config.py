@@ -27,6 +27,7 @@ PROFILES = {
         "seeds": (0, 1, 2),
     },
 }
+LEAST = {"image_size": 32, "batch_size": 1, "epochs": 1, "learning_rate": 1e-12, "n_folds": 2, "seed": 0}
 TASKS = ("malignant", "abnormal", "original", "subtype")
 INPUTS = ("crop", "full")
 WINDOWS = ("percentile", "zscore", "minmax", "none")
@@ -79,7 +80,7 @@ def resolve_run_dir(value):
 
     `MAMMO_RUN_DIR` in the environment wins over `value`; a relative `value` is relative to the project's root.
     """
-    return (project_root() / (os.environ.get("MAMMO_RUN_DIR") or value)).resolve()
+    return (project_root() / Path(os.environ.get("MAMMO_RUN_DIR") or value).expanduser()).resolve()
 
 
 def resolve_settings(parameters):
@@ -99,11 +100,9 @@ def resolve_settings(parameters):
     _check_choice("PROFILE", profile, PROFILES)
     given["profile"] = profile
     for name, value in PROFILES[profile].items():
-        given[name] = type(value)(given.get(name) or value)
-        if name != "seeds" and given[name] <= 0:
-            raise UsageError(f"{name.upper()}: {given[name]} is not positive")
-    if not all(isinstance(seed, int) and seed >= 0 for seed in given["seeds"]):
-        raise UsageError(f"SEEDS: {list(given['seeds'])} are not whole numbers from 0 on")
+        given[name] = given.get(name) or value
+    _check_numbers(given)
+    given["seeds"] = tuple(given["seeds"])
     for name, choices in (("task", TASKS), ("input", INPUTS), ("window", WINDOWS)):
         _check_choice(name.upper(), given.get(name, getattr(Settings, name)), choices)
     _check_choice("STRATEGY", given.get("strategy", "auto"), ("auto", "none", "mirrored"))
@@ -115,6 +114,19 @@ def resolve_settings(parameters):
     if settings.data_dir is None and settings.dataset != "demo":
         raise UsageError(f"DATASET {settings.dataset!r} needs DATA_DIR, the folder that holds it")
     return settings
+
+
+def _check_numbers(given):
+    """Check what the profile filled in or the user typed; too small an image leaves nothing behind the pooling."""
+    for name, least in LEAST.items():
+        kinds = (int, float) if name == "learning_rate" else int
+        value = given.get(name, getattr(Settings, name))
+        if not isinstance(value, kinds) or isinstance(value, bool) or value < least:
+            kind = "whole number" if kinds is int else "number"
+            raise UsageError(f"{name.upper()}: {value!r} is not a {kind} from {least} on")
+    seeds = given["seeds"]
+    if not isinstance(seeds, list | tuple) or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise UsageError(f"SEEDS: {seeds!r} is not a list of whole numbers from 0 on, e.g. [0, 1]")
 
 
 def _check_choice(name, value, choices):

@@ -8,8 +8,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import psutil
-
 from shared.config import project_root
 from shared.native_output import held_back
 
@@ -71,6 +69,11 @@ def check_packages():
 
 def check_memory():
     """Look at free memory and at processor cores."""
+    try:
+        import psutil
+    except ImportError:
+        yield "MISSING", f"psutil, so free memory is not known; `{INSTALL}`"
+        return
     free = psutil.virtual_memory().available / 2**30
     if free < MEMORY_GB:
         yield "note", f"{free:.1f} GB of memory free, a run peaks near {MEMORY_GB:g} GB: close other programs"

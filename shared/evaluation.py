@@ -265,16 +265,21 @@ def prepare_external(settings, dataset_name, data_dir):
 
     folder = settings.run_dir / "results/external" / dataset_name
     dataset = datasets.load(dataset_name, data_dir, task=settings.task, input=settings.input)
-    own = artifacts.load_manifest(settings.run_dir)
-    both = set(zip(own.source, own.patient_id, strict=True)) & set(
-        zip(dataset.manifest.source, dataset.manifest.patient_id, strict=True)
-    )
-    if both:
+    first, second = (datasets.FAMILIES.get(name, name) for name in (settings.dataset, dataset_name))
+    both = set(artifacts.load_manifest(settings.run_dir).patient_id) & set(dataset.manifest.patient_id)
+    if both and first == second:
         raise DataError(
             f"EXTERNAL_DATASET {dataset_name}: {len(both)} of its patients stand in the first data set as well, "
-            f"e.g. {min(both)[1]}; external validation needs other patients"
+            f"e.g. {min(both)}; external validation needs other patients"
         )
     store, masks, statistics = images.build_image_store(dataset, folder / "data", preparation.image_steps(settings))
+    _, _, own = images.open_image_store(settings.run_dir / "data")
+    copies = statistics.content.ne("") & statistics.content.isin(own.content)
+    if copies.any():
+        raise DataError(
+            f"EXTERNAL_DATASET {dataset_name}: {int(copies.sum())} of its pictures stand in the first data set as "
+            f"well, e.g. {statistics.image_id[copies].iloc[0]}; external validation needs other patients"
+        )
     readable = (statistics.problem == "").to_numpy()
     manifest = dataset.manifest.assign(split=np.where(readable, TEST, "excluded"), fold=-1)
     second = replace(settings, dataset=dataset_name, data_dir=dataset.data_dir)

@@ -37,11 +37,12 @@ def export(model_file, *, out=None, kinds=KINDS):
     train = np.flatnonzero(manifest.split == TRAIN)
     labels = manifest.label.to_numpy()[test]
     batch = np.ascontiguousarray(store[test])
-    scores = predict.score_arrays(saved.network, batch)
-    one_by_one = _timed(lambda image: predict.score_arrays(saved.network, image[np.newaxis]), batch)
+    network = saved.networks[0]
+    scores = predict.score_arrays(network, batch)
+    one_by_one = _timed(lambda image: predict.score_arrays(network, image[np.newaxis]), batch)
     rows = [_row("keras", path, scores, scores, labels, one_by_one)]
     for kind in kinds:
-        content = convert(saved.network, kind, store[train[:: max(1, len(train) // CALIBRATION_IMAGES)]])
+        content = convert(network, kind, store[train[:: max(1, len(train) // CALIBRATION_IMAGES)]])
         target = Path(out or path.parent) / f"{path.stem}.{kind}.tflite"
         with artifacts.whole_file(target) as temporary:
             temporary.write_bytes(content)
@@ -96,8 +97,7 @@ def convert(network, kind, calibration):
     """
     if kind not in KINDS:
         raise UsageError(f"--kind {kind}: not one of {', '.join(KINDS)}")
-    with held_back():
-        import tensorflow as tf
+    from shared.backend import tf
 
     converter = tf.lite.TFLiteConverter.from_keras_model(network)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -114,9 +114,9 @@ def convert(network, kind, calibration):
 
 def scorer(content):
     """Return a function: uint8 (S, S) -> probability of class 1, by a TensorFlow Lite file's bytes."""
-    with held_back():
-        import tensorflow as tf
+    from shared.backend import tf
 
+    with held_back():
         interpreter = tf.lite.Interpreter(model_content=content, num_threads=1)
         interpreter.allocate_tensors()
     given, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]

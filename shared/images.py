@@ -369,7 +369,9 @@ def _pad(image, place, size):
 
 
 # ------------------------------------------------------------- image store
-STATISTICS_COLUMNS = ("height", "width", "mean", "std", "minimum", "maximum", "share_zero", "content", "problem")
+STATISTICS_COLUMNS = (
+    "height", "width", "mean", "std", "minimum", "maximum", "share_zero", "content", "problem", "mask_problem",
+)  # fmt: skip
 
 
 def store_bytes(count, size):
@@ -391,11 +393,12 @@ def check_disk(folder, needed):
 
 
 def store_key(dataset, steps):
-    """Return what decides whether the store is built anew: sources, steps, library version (hexadecimal)."""
+    """Return what decides whether the store is built anew: sources, exclusions, steps, version (hexadecimal)."""
     digest = hashlib.sha256(json.dumps([__version__, dataset.name, asdict(steps)]).encode())
     seen = {}
-    for image_path, mask_path in zip(dataset.manifest.image_path, dataset.manifest.mask_path, strict=True):
-        digest.update(f"{image_path}|{mask_path}".encode())
+    columns = dataset.manifest[["image_path", "mask_path", "split"]]  # split: rows that the reader rules out stay black
+    for image_path, mask_path, split in columns.itertuples(index=False):
+        digest.update(f"{image_path}|{mask_path}|{split}".encode())
         file = image_path.split("#")[0]
         if file not in seen:
             seen[file] = _file_state(dataset.data_dir / file)
@@ -415,7 +418,8 @@ def build_image_store(dataset, folder, steps, *, n_jobs=None):
     """Build `images.npy` (and `masks.npy`) in `folder` unless a store with the same key is there.
 
     Images are prepared by threads and written in place, so memory does not grow with their number. Files that
-    cannot be read leave a black image and their error line in the column `problem` of the statistics.
+    cannot be read leave a black image and their error line in the column `problem` of the statistics; a mask that
+    cannot be read leaves an empty one and a line in `mask_problem`.
 
     Args:
         dataset: datasets.Dataset; row i of its manifest becomes image i.
@@ -430,7 +434,7 @@ def build_image_store(dataset, folder, steps, *, n_jobs=None):
     """
     folder = Path(folder)
     note, key = folder / "images.json", store_key(dataset, steps)
-    if note.exists() and artifacts.read_json(note).get("key") == key and (folder / "images.npy").exists():
+    if _is_whole(folder, note, key):
         return open_image_store(folder)
     count = len(dataset.manifest)
     has_masks = dataset.read_mask is not None and dataset.manifest.mask_path.ne("").any()
@@ -466,15 +470,23 @@ def build_image_store(dataset, folder, steps, *, n_jobs=None):
     return open_image_store(folder)
 
 
+def _is_whole(folder, note, key):
+    if not note.exists() or artifacts.read_json(note).get("key") != key:
+        return False
+    names = ["images.npy", "image_statistics.csv"] + ["masks.npy"] * artifacts.read_json(note)["masks"]
+    return all((folder / name).exists() for name in names)
+
+
 def open_image_store(folder):
     """Open a store that is there; see `build_image_store` for what is returned."""
     folder = Path(folder)
     masks = folder / "masks.npy"
-    statistics = pd.read_csv(folder / "image_statistics.csv", dtype={"image_id": str, "content": str, "problem": str})
+    words = ("image_id", "content", "problem", "mask_problem")
+    statistics = pd.read_csv(folder / "image_statistics.csv", dtype=dict.fromkeys(words, str))
     return (
         np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False),
         np.load(masks, mmap_mode="r", allow_pickle=False) if masks.exists() else None,
-        statistics.fillna({"content": "", "problem": ""}),
+        statistics.fillna({"content": "", "problem": "", "mask_problem": ""}),
     )
 
 
@@ -487,12 +499,16 @@ def _prepare_row(dataset, row, steps, has_masks):
         if raw.min() == raw.max():
             raise DataError(f"{row.image_path}: one grey value in all {raw.size:,} pixels, no picture; remove the file")
         image = prepare_image(raw, steps)
-        mask = empty
-        if has_masks and row.mask_path:
-            mask = prepare_mask(dataset.read_mask(row), raw, steps)
     except DataError as error:
-        return empty, empty, (0, 0, np.nan, np.nan, np.nan, np.nan, np.nan, "", str(error))
-    return image, mask, (*_raw_statistics(raw), hashlib.sha256(image.tobytes()).hexdigest()[:24], "")
+        return empty, empty, (0, 0, np.nan, np.nan, np.nan, np.nan, np.nan, "", str(error), "")
+    mask, mask_problem = empty, ""
+    if has_masks and row.mask_path:
+        try:
+            mask = prepare_mask(dataset.read_mask(row), raw, steps)
+        except DataError as error:  # the picture is good: it stays, without a mask
+            mask_problem = str(error)
+    content = hashlib.sha256(image.tobytes()).hexdigest()[:24]
+    return image, mask, (*_raw_statistics(raw), content, "", mask_problem)
 
 
 def _raw_statistics(raw):

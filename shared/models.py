@@ -57,13 +57,14 @@ def _as_it_is(x, weights):
 
 
 def _efficientnet(x, weights):
-    """EfficientNetB0 rescales inputs itself, with one step that Keras adds for `weights="imagenet"` only.
+    """EfficientNetB0 rescales inputs itself, but for one step that Keras adds for `weights="imagenet"` only.
 
     Keras multiplies the normalised input by 1/sqrt(standard deviation), because its ImageNet weights were converted
-    from a network that did. A file of the same weights needs the same step, so it is done here, before the network.
+    from a network that did. Here every network is built empty and the weights are loaded afterwards, so the step is
+    done before the network, whether they come from Keras' cache or from a file.
     """
     x = _grey_to_rgb(x)
-    if weights in ("imagenet", "none"):
+    if weights == "none":
         return x
     gain = [std**-0.5 for std in IMAGENET_STD]
     shift = [255 * mean * (1 - factor) for mean, factor in zip(IMAGENET_MEAN, gain, strict=True)]

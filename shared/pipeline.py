@@ -79,10 +79,11 @@ def run_series(options, *, notebooks_dir=None, say=print):
         record = open_record(settings, stages, dataset)
         basis = {"dataset": dataset["fingerprint"], "shared": _hash_sources(), "weights": weights}
         basis["packages"] = record["packages"]
+        basis["external"] = external_fingerprint(all_parameters(stages))
         if all(_is_done(record, stage, basis, settings.run_dir) for stage in stages) and not options.force:
             say(f"nothing has changed: {len(stages)} notebooks were done before (--force runs them again)")
         else:
-            check_inputs(settings)
+            check_inputs(settings, weights_given="WEIGHTS" in values)
             _remove_leftovers(settings.run_dir)
             _run_stages(record, stages, basis, settings.run_dir, force=options.force, say=say)
         finish(record, settings.run_dir, say=say)
@@ -252,12 +253,17 @@ def weights_fingerprint(weights):
     return [[path.as_posix(), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
 
 
-def check_inputs(settings):
-    """Find unusable data or weights before the first notebook does; raises DataError or UsageError."""
+def check_inputs(settings, *, weights_given):
+    """Find unusable data or weights before the first notebook does; raises DataError or UsageError.
+
+    Args:
+        settings: config.Settings.
+        weights_given: the user asked for these weights; then a look whether they can be had is due.
+    """
     from shared import preparation, pretrained
 
     preparation.check(settings)
-    if settings.weights not in WEIGHTS_WORDS:
+    if weights_given:
         pretrained.check(settings.weights)
 
 
@@ -326,17 +332,34 @@ def dataset_fingerprint(settings):
     """
     fact = {"name": settings.dataset, "data_dir": None, "files": None, "bytes": None}
     if settings.data_dir is None:
-        return {**fact, "fingerprint": f"generated, seed {settings.seed}"}
+        return {**fact, "fingerprint": "generated"}
     if not settings.data_dir.is_dir():
         raise DataError(f"{settings.data_dir}: no such directory; --data-dir is the folder that holds the data set")
+    digest, files, size = _hash_folder(settings.data_dir, without=settings.run_dir)
+    return {**fact, "data_dir": settings.data_dir.as_posix(), "files": files, "bytes": size, "fingerprint": digest}
+
+
+def external_fingerprint(parameters):
+    """Describe the folder of EXTERNAL_DATA_DIR, where one is given, as `dataset_fingerprint` does: SHA-256 or "".
+
+    Raises:
+        UsageError: EXTERNAL_DATASET without EXTERNAL_DATA_DIR, or no such folder.
+    """
+    name, folder = parameters.get("EXTERNAL_DATASET"), parameters.get("EXTERNAL_DATA_DIR")
+    if not name:
+        return ""
+    if not folder or not Path(folder).is_dir():
+        raise UsageError(f"EXTERNAL_DATASET {name!r} needs EXTERNAL_DATA_DIR, an existing folder, not {folder!r}")
+    return _hash_folder(Path(folder))[0]
+
+
+def _hash_folder(folder, *, without=None):
     digest, files, size = hashlib.sha256(), 0, 0
-    entries = _walk(settings.data_dir, without=settings.run_dir)
-    for entry in sorted(entries, key=lambda entry: entry.path):
+    for entry in sorted(_walk(folder, without=without), key=lambda entry: entry.path):
         stat = entry.stat()
         digest.update(f"{entry.path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
         files, size = files + 1, size + stat.st_size
-    fact.update(data_dir=settings.data_dir.as_posix(), files=files, bytes=size)
-    return {**fact, "fingerprint": digest.hexdigest()}
+    return digest.hexdigest(), files, size
 
 
 def _walk(folder, *, without):
@@ -469,7 +492,14 @@ def _run_stages(record, stages, basis, run_dir, *, force, say):
             say(f"{label}: unchanged, not run again")
             continue
         earlier = record["stages"].get(stage.name, {}).get("outputs", [])
-        entry = {"status": "running", "key": stage_key(stage, basis, record), "started": _now(), "outputs": earlier}
+        entry = {
+            "status": "running",
+            "key": stage_key(stage, basis, record),
+            "parameters": {**stage.defaults, **stage.parameters},
+            "git": record["git"],
+            "started": _now(),
+            "outputs": earlier,
+        }
         record["stages"][stage.name] = entry
         record["stages"] = dict(sorted(record["stages"].items()))
         _save_record(record, run_dir)
@@ -538,8 +568,8 @@ def _time_left(clock, names):
 
 
 def _remove_leftovers(run_dir):
-    for path in run_dir.rglob(".part-*"):
-        path.unlink(missing_ok=True)
+    for path in list(run_dir.rglob(".part-*")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------- the end

@@ -19,17 +19,19 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A network and what belongs to it.
+    """A row of the comparison table, ready for new images.
 
     Attributes:
-        network: keras.Model, (B, S, S, 1) of 0…255 in.
+        networks: keras.Models, (B, S, S, 1) of 0…255 in; their scores are averaged.
+        views: turned and flipped copies of each image whose scores are averaged, see `input_pipeline.turn`.
         steps: images.ImageSteps that its training images went through.
         threshold: a score from here on is called class 1.
         class_names: words for label 0 and 1.
         notes: what could not be found out and was assumed.
     """
 
-    network: object
+    networks: tuple
+    views: tuple[int, ...]
     steps: images.ImageSteps
     threshold: float
     class_names: tuple[str, str]
@@ -40,7 +42,9 @@ def load(path, *, threshold=None):
     """Load `<run>/models/<name>.keras` with what its run says of it.
 
     Image steps are those of the run's image store, the threshold is the one that validation chose, the class names
-    are the audit's. Loaded in Keras' safe mode: a file that carries code is refused.
+    are the audit's. Where the row of that name averages several files (seeds) or turned copies of each image, so does
+    the result: the threshold was chosen for that average. Loaded in Keras' safe mode: a file that carries code is
+    refused.
 
     Args:
         path: the `.keras` file.
@@ -51,9 +55,9 @@ def load(path, *, threshold=None):
         UsageError: no such file, no Keras model, or one with code in it.
     """
     path = Path(path)
-    network = _load_network(path)
+    networks = [_load_network(path)]
     run_dir, notes = path.resolve().parent.parent, []
-    size = network.input_shape[1]
+    size = networks[0].input_shape[1]
     store, result, audit = (
         _read(run_dir / name) for name in ("data/images.json", f"results/metrics/{path.stem}.json", "data/audit.json")
     )
@@ -63,16 +67,20 @@ def load(path, *, threshold=None):
     if threshold is None and "threshold" not in result:
         notes.append("no metrics beside the model: threshold 0.5 is assumed")
     threshold = result.get("threshold", 0.5) if threshold is None else threshold
-    return SavedModel(network, steps, float(threshold), _class_names(audit), tuple(notes))
+    for name in result.get("files", []):
+        other = path.with_name(f"{name}.keras")
+        if name != path.stem and other.is_file():
+            networks.append(_load_network(other))
+        elif name != path.stem:
+            notes.append(f"{other.name}, which the threshold was chosen with, is not there")
+    views = tuple(range(8)) if result.get("tta") else (0,)
+    return SavedModel(tuple(networks), views, steps, float(threshold), _class_names(audit), tuple(notes))
 
 
 def _load_network(path):
     if not path.is_file():
         raise UsageError(f"--model {path}: no such file; notebooks save models as models/<name>.keras of the run")
-    with held_back():
-        import keras
-
-        import shared.models  # noqa: F401  registers the project's own layers
+    from shared.backend import keras
 
     try:
         with held_back():  # looks for a GPU, and says so where there is none
@@ -138,7 +146,7 @@ def score_files(model, paths, *, n_jobs=2, progress=False):
             group = paths[start : start + BATCH]
             prepared = parallel(delayed(_prepare)(path, model.steps) for path in group)
             good = [image for image, _ in prepared if image is not None]
-            scores = iter(score_arrays(model.network, np.stack(good)) if good else ())
+            scores = iter(_average_scores(model, np.stack(good)) if good else ())
             for path, (image, problem) in zip(group, prepared, strict=True):
                 score = np.nan if image is None else float(next(scores))
                 rows.append((str(path), score, model.threshold, _word(model, score), problem))
@@ -146,15 +154,23 @@ def score_files(model, paths, *, n_jobs=2, progress=False):
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def score_arrays(network, batch):
-    """Return the probability of class 1, float64 (B,), of uint8 (B, S, S)."""
-    return positive_share(network.predict_on_batch(batch[..., np.newaxis]))
+def score_arrays(network, batch, views=(0,)):
+    """Return a network's probability of class 1, float64 (B,), of uint8 (B, S, S), averaged over views."""
+    from shared import input_pipeline
+
+    rows = np.repeat(np.arange(len(batch)), len(views))
+    turned = input_pipeline.read_images(batch, rows, np.tile(views, len(batch)))
+    return positive_share(network.predict_on_batch(turned)).reshape(len(batch), -1).mean(axis=1)
 
 
 def positive_share(outputs):
     """Turn a network's outputs (B, classes) into the probability of class 1: of four subtypes, the malignant two."""
     outputs = np.asarray(outputs, dtype=np.float64)
     return outputs[:, 0] if outputs.shape[1] == 1 else outputs[:, outputs.shape[1] // 2 :].sum(axis=1)
+
+
+def _average_scores(model, batch):
+    return np.mean([score_arrays(network, batch, model.views) for network in model.networks], axis=0)
 
 
 def _prepare(path, steps):

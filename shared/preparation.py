@@ -48,11 +48,10 @@ def load_dataset(settings):
     """
     data_dir = settings.data_dir
     if data_dir is None:
-        data_dir = settings.run_dir / "data/demo"
-        if not data_dir.exists():
-            from shared import demo_data
+        from shared import demo_data
 
-            demo_data.write_demo_data(data_dir, seed=0)
+        data_dir = settings.run_dir / "data/demo"
+        demo_data.provide_demo_data(data_dir, seed=0)
     return datasets.load(settings.dataset, data_dir, task=settings.task, input=settings.input)
 
 

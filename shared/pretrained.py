@@ -2,11 +2,8 @@
 
 import os
 import urllib.request
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-
-import h5py
 
 from shared.config import project_root
 from shared.schema import UsageError
@@ -43,14 +40,14 @@ def parse_spec(spec):
     """Split `WEIGHTS` into {backbone: keyword or path}; a keyword or a lone path is kept under "".
 
     Args:
-        spec: "imagenet", "demo", "none", a path, or "backbone=path[,backbone=path]".
+        spec: "imagenet", "demo" (also ""), "none", a path, or "backbone=path[,backbone=path]".
     Returns:
         dict
     Raises:
         UsageError: an unknown backbone.
     """
     if "=" not in spec:
-        return {"": spec}
+        return {"": spec or "demo"}
     pairs = dict(part.strip().split("=", 1) if "=" in part else ("", part.strip()) for part in spec.split(","))
     for backbone in pairs:
         if backbone not in SOURCES:
@@ -73,6 +70,28 @@ def available_backbones(spec):
         return tuple(name for name, source in SOURCES.items() if size in source.parameters)
     given = set(pairs) | ({"vgg16_medical"} if "vgg16" in pairs else set())
     return tuple(name for name in SOURCES if name in given)
+
+
+def choose_backbones(wanted, spec):
+    """Return those of the wanted backbones that `spec` gives weights for, and why the others are left out.
+
+    Args:
+        wanted: names of `SOURCES`.
+        spec: the parameter `WEIGHTS`.
+    Returns:
+        (list of names, {name: reason})
+    Raises:
+        UsageError: an unknown name, or none that there are weights for.
+    """
+    unknown = [name for name in wanted if name not in SOURCES]
+    if unknown or not wanted:
+        raise UsageError(f"BACKBONES: {', '.join(unknown) or 'none given'}; take some of {', '.join(SOURCES)}")
+    available = available_backbones(spec)
+    chosen = [name for name in wanted if name in available]
+    if not chosen:
+        raise UsageError(f"BACKBONES: WEIGHTS {spec!r} gives weights for {', '.join(available)} only; add one of them")
+    left_out = [name for name in wanted if name not in available]
+    return chosen, {name: f"WEIGHTS {label(spec, name) or 'given'} has none for it" for name in left_out}
 
 
 def resolve_weights(spec, backbone):
@@ -169,13 +188,6 @@ def alpha_of(weights):
     return SOURCES["mobilenetv2"].parameters.get(_count_values(weights), 1.0)
 
 
-def fingerprint(weights):
-    """Return a short text that changes with the content of the weights: a keyword, or file name and checksum."""
-    if weights in KEYWORDS:
-        return weights
-    return f"{Path(weights).name}:{zlib.crc32(Path(weights).read_bytes()):08x}"
-
-
 def label(spec, backbone):
     """Return what the table's `weights` column says for `backbone`: a keyword, or the file's name."""
     pairs = parse_spec(spec)
@@ -198,7 +210,7 @@ def load_into(network, backbone, weights, alpha=1.0):
         return
     path = weights
     if weights == "imagenet":
-        import keras
+        from shared.backend import keras
 
         url = SOURCES[backbone].url.replace(
             "_1.0_", f"_{alpha:.1f}_" if alpha != 0.35 and alpha != 0.75 else f"_{alpha}_"
@@ -218,6 +230,8 @@ def load_into(network, backbone, weights, alpha=1.0):
 
 def _count_values(path):
     """Count the values of a Keras weights file (`.weights.h5` or the older `.h5`), without optimiser state."""
+    import h5py
+
     total = 0
 
     def add(name, item):

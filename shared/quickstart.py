@@ -150,11 +150,15 @@ def evaluate_only(model_path, **parameters):
     Args:
         model_path: a `.keras` file made by this series.
     Returns:
-        dict: the metrics of `evaluation.evaluate`; the row is named after the file.
+        dict: the metrics of `evaluation.evaluate`; the row is named after the file, with `_alone` behind it where
+        a row of that name is there already: that one may average several files, or turned copies.
     """
     prepared = prepare_data_only(**parameters)
-    model = _load(model_path)
-    return _score(prepared, Path(model_path).stem, model, None, weights="as saved")
+    model = _load(model_path, prepared)
+    name = Path(model_path).stem
+    former = artifacts.load_metrics(prepared.settings.run_dir).get(name)
+    name += "_alone" if former and former["weights"] != "as saved" else ""
+    return _score(prepared, name, model, None, weights="as saved", files=[Path(model_path).stem])
 
 
 def compare_models(**parameters):
@@ -164,9 +168,9 @@ def compare_models(**parameters):
         DataFrame with `schema.TABLE_COLUMNS`.
     """
     prepared = prepare_data_only(**parameters)
-    if BASELINES[0] not in set(artifacts.load_table(prepared.settings.run_dir).model):
+    if BASELINES[0] not in artifacts.load_metrics(prepared.settings.run_dir):
         evaluation.score_baselines(prepared)
-    return artifacts.load_table(prepared.settings.run_dir).sort_values("auc", ascending=False, ignore_index=True)
+    return artifacts.renew_table(prepared.settings.run_dir)
 
 
 def run_working_gradcam(model_path, num_samples=10, **parameters):
@@ -179,7 +183,7 @@ def run_working_gradcam(model_path, num_samples=10, **parameters):
         matplotlib Figure
     """
     prepared = prepare_data_only(**parameters)
-    model = _load(model_path)
+    model = _load(model_path, prepared)
     test = prepared.rows("test")
     ordered = [test[prepared.labels[test] == label] for label in (1, 0)]
     rows = np.concatenate([ordered[0][: (num_samples + 1) // 2], ordered[1][: num_samples // 2]])
@@ -230,7 +234,7 @@ def _cross_validated_head(prepared):
     return {"auc": area.value, "auc_low": area.low, "auc_high": area.high, "n": len(rows)}
 
 
-def _score(prepared, name, model, run, *, weights, tta=False):
+def _score(prepared, name, model, run, *, weights, tta=False, files=()):
     return evaluation.evaluate(
         prepared,
         name,
@@ -238,12 +242,14 @@ def _score(prepared, name, model, run, *, weights, tta=False):
         weights=weights,
         train_seconds=run.seconds if run else 0.0,
         parameters=model.count_params(),
-        extra={"tta": tta},
+        extra={"tta": tta, "files": [*files] or [name]},
     )
 
 
-def _load(model_path):
+def _load(model_path, prepared):
     path = Path(model_path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: train a model first, e.g. quickstart.simple_train()")
-    return training.load_model(path.parent.parent, path.stem)
+    model = training.load_file(path)
+    training.check_size(model, prepared)
+    return model

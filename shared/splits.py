@@ -162,14 +162,15 @@ def audit(dataset, manifest, statistics, *, seed=0):
         }
         for group in copies
     ]
-    has_official_test = bool((used.official_split == TEST).any())
+    is_official = bool(((used.official_split == TEST) == (used.split == TEST)).all())
     notes = list(dataset.notes)
-    if not has_official_test:
-        notes.append("No official test image is on disk: a fifth of the patients was set aside as test.")
+    if not is_official:
+        missing = "other" if (used.official_split == TEST).any() else "official test"
+        notes.append(f"No {missing} image is on disk: a fifth of the patients was set aside as test.")
     return {
         "dataset": dataset.name,
         "seed": seed,
-        "test_split": "official" if has_official_test else "made here, by patient",
+        "test_split": "official" if is_official else "made here, by patient",
         "splits": split_table(manifest, dataset.class_names).to_dict("records"),
         "patients_on_two_sides": int((shared > 1).sum()),
         "official_shared_patients": dataset.facts.get("official_shared_patients", sorted(official.index[official > 1])),
@@ -180,6 +181,9 @@ def audit(dataset, manifest, statistics, *, seed=0):
         "exclusions": manifest.exclusion_reason[manifest.split == EXCLUDED].value_counts().to_dict(),
         "unreadable": {
             row.image_id: row.problem for row in statistics.itertuples() if row.problem
+        },
+        "unreadable_masks": {
+            row.image_id: row.mask_problem for row in statistics.itertuples() if row.mask_problem
         },
         "copies_by_content": len(copies),
         "copies_across_official_splits": sum(len(group["official_splits"]) > 1 for group in by_content),
@@ -214,6 +218,7 @@ def audit_table(report):
         "… of these, across the official splits": report["copies_across_official_splits"],
         "… of these, with two labels": len(report["label_conflicts"]),
         "files that cannot be read": len(report["unreadable"]),
+        "masks that cannot be read (their images stay)": len(report["unreadable_masks"]),
         "images left out, for any reason": sum(report["exclusions"].values()),
     }
     width = max(len(line) for line in lines)  # so that the questions stand flush left when printed

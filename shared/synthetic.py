@@ -75,11 +75,10 @@ def load_pair(settings, *, patients=80):
     """
     if settings.dataset == NAME and settings.data_dir is not None:
         return datasets.load(NAME, settings.data_dir, task="original")
-    folder = settings.run_dir / "data/demo-png-npz"
-    if not folder.exists():
-        from shared import demo_data
+    from shared import demo_data
 
-        demo_data.write_demo_data(folder, layout=NAME, patients=patients, seed=0, progress=False)
+    folder = settings.run_dir / "data/demo-png-npz"
+    demo_data.provide_demo_data(folder, layout=NAME, patients=patients, seed=0, progress=False)
     return datasets.load(NAME, folder, task="original")
 
 

@@ -97,9 +97,9 @@ class ClinicalMonitor(keras.callbacks.Callback):
     """Score the validation rows after each epoch and put the results into the logs.
 
     Adds `val_loss`, `val_auc`, `val_sensitivity` and `val_specificity` at 0.5, `val_sensitivity_at_specificity`
-    (at specificity 0.80) and `val_spread` (standard deviation of the scores), so that early stopping, the CSV log
-    and the collapse check work on the same numbers. With more than two classes `val_auc` is the mean of one class
-    against the rest, and the two-class figures are left out.
+    (at specificity 0.80), `val_spread` (standard deviation of the scores) and the `seconds` of the epoch, so that
+    early stopping, the CSV log and the collapse check work on the same numbers. With more than two classes `val_auc`
+    is the mean of one class against the rest, and the two-class figures are left out.
 
     Args:
         dataset: batches of images in the order of `labels`, without shuffling.
@@ -111,11 +111,14 @@ class ClinicalMonitor(keras.callbacks.Callback):
     def __init__(self, dataset, labels, *, floor=0.5, views=1):
         super().__init__()
         self.dataset, self.labels, self.floor, self.views = dataset, np.asarray(labels), floor, views
-        self.low_epochs = []
+        self.low_epochs, self.started = [], 0.0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.started = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
         scores = _average_views(self.model.predict(self.dataset, verbose=0), self.views)
-        logs.update(validation_figures(self.labels, scores))
+        logs.update(validation_figures(self.labels, scores), seconds=time.perf_counter() - self.started)
         best = logs.get("val_sensitivity_at_specificity", 1.0)
         if np.isfinite(best) and best < self.floor:
             self.low_epochs.append(epoch + 1)
@@ -295,7 +298,8 @@ def fit(
         "learning_rate": learning_rate or settings.learning_rate,
         "seed": settings.seed if seed is None else seed,
         "loss": loss, "balancing": balancing, "views": list(views), "warmup_epochs": warmup_epochs,
-        "weight_decay": weight_decay, "patience": patience, "augment": augment is not None,
+        "weight_decay": weight_decay, "patience": patience,
+        "augment": [layer.get_config() for layer in augment.layers] if augment else [],
     }  # fmt: skip
     if balancing not in BALANCING:
         raise UsageError(f"balancing {balancing!r} is not one of {', '.join(BALANCING)}")
@@ -306,7 +310,8 @@ def fit(
     keras.utils.set_random_seed(options["seed"])
     _compile(model, len(train_rows), options, model.optimizer if keep_optimizer else None)
 
-    state_dir = settings.run_dir / "models" / f".training-{name}-{_state_key(model, options, train_rows)}"
+    data = (train_rows, validation_rows, labels, *_sample(source, train_rows))
+    state_dir = settings.run_dir / "models" / f".training-{name}-{_state_key(model, options, data)}"
     for stale in state_dir.parent.glob(f".training-{name}-????????"):
         if stale != state_dir:
             shutil.rmtree(stale, ignore_errors=True)
@@ -320,6 +325,7 @@ def fit(
     monitor = ClinicalMonitor(validation, labels[validation_rows], floor=sensitivity_floor, views=len(validation_views))
     collapse = ClassCollapse(patience=collapse_patience)
     log_dir = settings.run_dir / "results/training_logs/tensorboard" / name if tensorboard else None
+    before = _read_log(state_dir).seconds.sum()  # of the epochs before a kill
     started = time.perf_counter()
     model.fit(
         training,
@@ -333,7 +339,7 @@ def fit(
     if (state_dir / "best.weights.h5").exists():
         model.load_weights(state_dir / "best.weights.h5")
     best_auc, best_epoch = _best(history)
-    seconds = time.perf_counter() - started
+    seconds = before + time.perf_counter() - started
     if save:
         save_model(settings.run_dir, name, _with_optimizer(whole, model))
         artifacts.write_csv(settings.run_dir / f"results/training_logs/{name}.csv", history)
@@ -357,10 +363,9 @@ def train_frozen(model, prepared, *, name, labels=None, views=None, save=True, *
         save: False writes no model.
         options: for `fit`, where that is used.
     Returns:
-        (TrainingResult, float64 (N,) or (N, classes)): and the scores of validation and test, averaged over the
-        views; NaN elsewhere.
+        (TrainingResult, float64 (N,) or (N, classes)): its `seconds` count the features, also where they were
+        computed before; and the scores of validation and test, averaged over the views, NaN elsewhere.
     """
-    started = time.perf_counter()
     models.freeze_backbone(model)
     labels = np.asarray(prepared.labels if labels is None else labels)
     backbone = models.BACKBONES[model.name]
@@ -375,11 +380,12 @@ def train_frozen(model, prepared, *, name, labels=None, views=None, save=True, *
         options = columns | {"labels": labels, "save": save} | options
         result = fit(head, prepared, name=name, source=cached, whole=model, **options)
     scores = _held_out_scores(head, prepared, cached)
-    return replace(result, seconds=time.perf_counter() - started), scores
+    return replace(result, seconds=cached.seconds + result.seconds), scores
 
 
 def _fit_linear(model, prepared, cached, labels):
     """Choose the penalty of the logistic regression on validation, and set the model's `logit`."""
+    started = time.perf_counter()
     train, validation = prepared.rows("train"), prepared.rows("validation")
     averaged, log, heads = cached.averaged(), [], []
     for strength in LINEAR_STRENGTHS:
@@ -389,7 +395,7 @@ def _fit_linear(model, prepared, cached, labels):
     history = pd.DataFrame(log)
     best_auc, best = _best(history)
     features.set_linear_head(model, *heads[best])
-    return TrainingResult(history, 0.0, best, best_auc)
+    return TrainingResult(history, time.perf_counter() - started, best, best_auc)
 
 
 def _held_out_scores(part, prepared, cached):
@@ -417,7 +423,6 @@ def fine_tune(model, prepared, *, name, cut=None, **options):
     Returns:
         (TrainingResult, float64 (N,) or (N, classes)): as `train_frozen`.
     """
-    started = time.perf_counter()
     cut = cut or models.BACKBONES[model.name].cut
     models.unfreeze_behind(model, cut)
     _, part = models.split(model, cut)
@@ -425,7 +430,7 @@ def fine_tune(model, prepared, *, name, cut=None, **options):
     views = {"views": cached.views, "validation_views": cached.views[:: max(1, len(cached.views) // 4)]}
     result = fit(part, prepared, name=name, source=cached, whole=model, **(FINE_TUNING | views | options))
     scores = _held_out_scores(part, prepared, cached)
-    return replace(result, seconds=time.perf_counter() - started), scores
+    return replace(result, seconds=cached.seconds + result.seconds), scores
 
 
 def continue_training(prepared, former, *, name, epochs, learning_rate, **options):
@@ -442,8 +447,12 @@ def continue_training(prepared, former, *, name, epochs, learning_rate, **option
         (keras.Model, TrainingResult)
     Raises:
         FileNotFoundError: no such model.
+        UsageError: it takes images of another size, or was fitted without an optimiser.
     """
     model = load_model(prepared.settings.run_dir, former)
+    check_size(model, prepared)
+    if getattr(model, "optimizer", None) is None:
+        raise UsageError(f"{former}: saved without an optimiser (its head was fitted in one step); continue another")
     options = {"epochs": epochs, "learning_rate": learning_rate, "keep_optimizer": True} | options
     return model, fit(model, prepared, name=name, **options)
 
@@ -491,12 +500,19 @@ def class_weights(labels):
     return {int(value): len(labels) / (len(values) * count) for value, count in zip(values, counts, strict=True)}
 
 
-def _state_key(model, options, rows):
-    """Name a training by its options, rows and first weights, so that only the same one is taken up again."""
-    checksum = zlib.crc32(np.ascontiguousarray(rows))
-    for weight in model.get_weights():
-        checksum = zlib.crc32(np.ascontiguousarray(weight), checksum)
+def _state_key(model, options, data):
+    """Name a training by its options, its data and first weights, so that only the same one is taken up again."""
+    checksum = 0
+    for array in (*data, *model.get_weights()):
+        checksum = zlib.crc32(np.ascontiguousarray(array), checksum)
     return hashlib.sha256(json.dumps([options, checksum]).encode()).hexdigest()[:8]
+
+
+def _sample(source, rows, count=32):
+    """Return some of the inputs, spread over the rows: other data differ in them."""
+    some = rows[:: max(1, len(rows) // count)][:count]
+    read = source.read if hasattr(source, "read") else lambda rows, views: source[rows]
+    return [read(some, np.zeros(len(some), int))]
 
 
 def _callbacks(state_dir, patience, log_dir):
@@ -519,7 +535,7 @@ def _read_log(state_dir):
     """Read the log of a training; an epoch that was repeated after a kill counts once."""
     path = state_dir / "log.csv"
     if not path.exists() or path.stat().st_size == 0:
-        return pd.DataFrame({"epoch": [], "val_auc": []})
+        return pd.DataFrame({"epoch": [], "val_auc": [], "seconds": []})
     return pd.read_csv(path).drop_duplicates("epoch", keep="last").sort_values("epoch").reset_index(drop=True)
 
 
@@ -545,10 +561,25 @@ def save_model(run_dir, name, model):
 
 def load_model(run_dir, name):
     """Load `models/<name>.keras` with its optimiser; raises FileNotFoundError that names the file."""
-    path = model_path(run_dir, name)
+    return load_file(model_path(run_dir, name))
+
+
+def load_file(path):
+    """Load a `.keras` file of the series with its optimiser; raises FileNotFoundError that names the file."""
+    path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: run the notebook that trains {name!r} first")
+        raise FileNotFoundError(f"{path} is missing: run the notebook that trains {path.stem!r} first")
     return keras.models.load_model(path)
+
+
+def check_size(model, prepared):
+    """Raise UsageError where a loaded model takes images of another size than the image store's."""
+    size = prepared.images.shape[1]
+    if model.input_shape[1] != size:
+        raise UsageError(
+            f"{model.name}: takes images of {model.input_shape[1]} px, the image store has {size} px; "
+            f"set IMAGE_SIZE to {model.input_shape[1]}"
+        )
 
 
 # ------------------------------------------------------------------- predict

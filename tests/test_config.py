@@ -29,6 +29,12 @@ def test_other_names_are_passed_over_and_lists_become_tuples():
         ("STRATEGY", "tpu"),
         ("EPOCHS", -1),
         ("SEEDS", [0, "a"]),
+        ("SEEDS", 5),
+        ("EPOCHS", "ten"),
+        ("LEARNING_RATE", "fast"),
+        ("N_FOLDS", 1),
+        ("IMAGE_SIZE", 8),
+        ("SEED", -1),
     ],
 )
 def test_a_value_that_is_not_allowed_is_named(name, value):

@@ -409,17 +409,21 @@ CASES = [
     ("cbis-ddsm", PICTURES["cbis-ddsm"], float_tiff, "NaN"),
     ("cbis-ddsm", PICTURES["cbis-ddsm"], link_to_itself, "link|no such file"),
     ("cbis-ddsm", PICTURES["cbis-ddsm"], folder_instead, "no such file"),
-    ("cbis-ddsm", "jpeg/mask.2/1-001.jpg", halve, COMMON[halve]),
-    ("cbis-ddsm", "jpeg/mask.2/1-001.jpg", link_out, "symbolic link"),
-    ("cbis-ddsm", "jpeg/mask.2/1-001.jpg", one_pixel, "mask of another size"),
-    ("cbis-ddsm", "jpeg/full.2/1-001.jpg", one_pixel, "crop larger than its mammogram"),
     ("cbis-ddsm-dicom", PICTURES["cbis-ddsm-dicom"], deflated_bomb, "compressed"),
 ]  # fmt: skip
 
 
+MASK_CASES = [
+    ("jpeg/mask.2/1-001.jpg", halve, COMMON[halve]),
+    ("jpeg/mask.2/1-001.jpg", link_out, "symbolic link"),
+    ("jpeg/mask.2/1-001.jpg", one_pixel, "mask of another size"),
+    ("jpeg/full.2/1-001.jpg", one_pixel, "crop larger than its mammogram"),
+]
+
+
 def _name(case):
-    layout, path, damage, _ = case
-    return f"{layout}-{'mask-' * ('mask' in path)}{'full-' * ('full' in path)}{damage.__name__}"
+    layout, _, damage, _ = case
+    return f"{layout}-{damage.__name__}"
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -440,6 +444,22 @@ def test_a_damaged_image_is_left_out_by_name(tree, tmp_path, layout, file, damag
         assert re.search(reason, out.exclusion_reason.item())
         assert Path(file).name in out.exclusion_reason.item() + out.image_path.item()
         assert "\n" not in out.exclusion_reason.item()
+
+
+@pytest.mark.parametrize(("file", "damage", "reason"), MASK_CASES)
+def test_a_damaged_mask_costs_the_mask_not_the_image(tree, tmp_path, file, damage, reason):
+    folder = tree("cbis-ddsm")
+    damage(folder / file, tmp_path / "canary")
+    prepared, line = attempt("cbis-ddsm", folder, tmp_path / "run")
+    assert line == ""
+    assert not (prepared.manifest.exclusion_reason != "").any()
+    hit = prepared.statistics.mask_problem != ""
+    assert hit.sum() == 1
+    assert re.search(reason, prepared.statistics.mask_problem[hit].item())
+    assert prepared.images[hit].any()
+    assert not prepared.masks[hit].any()
+    report = artifacts.read_json(tmp_path / "run/data/audit.json")
+    assert list(report["unreadable_masks"]) == prepared.manifest.image_id[hit].tolist()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from shared.demo_data import LAYOUTS, phantom, write_demo_data
+from shared.demo_data import LAYOUTS, layouts, phantom, write_demo_data
 from shared.demo_data.layouts import CASE_FILES, DICOM_COLUMNS, UID_ROOT, generate_twin
 from shared.schema import DataError, UsageError
 
@@ -301,3 +301,13 @@ def test_a_failed_run_leaves_nothing(tmp_path, monkeypatch):
 
 def test_every_layout_is_known():
     assert set(LAYOUTS) == {"cbis-ddsm", "cbis-ddsm-dicom", "ddsm-tfrecord", "png-npz", "npz", "mini-mias"}
+
+
+def test_demo_data_are_drawn_anew_when_the_generator_changes(tmp_path, monkeypatch):
+    def provide():
+        return layouts.provide_demo_data(tmp_path / "demo", layout="npz", patients=6, n_jobs=1, progress=False)
+
+    first = (provide() / "oracle.csv").stat().st_mtime_ns
+    assert (provide() / "oracle.csv").stat().st_mtime_ns == first
+    monkeypatch.setattr(layouts, "_fingerprint", lambda: "another version")
+    assert (provide() / "oracle.csv").stat().st_mtime_ns != first

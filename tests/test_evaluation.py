@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shared import artifacts, evaluation, metrics
+from shared import artifacts, config, demo_data, evaluation, metrics, preparation
 from shared.config import Settings
 from shared.preparation import Prepared
 from shared.schema import MANIFEST_COLUMNS, PREDICTION_COLUMNS, TABLE_COLUMNS, DataError
@@ -122,3 +122,37 @@ def test_predictions_without_a_column_are_refused(tmp_path):
         artifacts.load_predictions(tmp_path, "m")
     with pytest.raises(FileNotFoundError, match="run the notebook"):
         artifacts.load_predictions(tmp_path, "absent")
+
+
+@pytest.fixture
+def two_hospitals(tmp_path):
+    """A prepared run on class folders, and two folders that hold some of its pictures and none."""
+    folders = [tmp_path / name for name in "abc"]
+    for folder, seed in zip(folders, (1, 1, 2), strict=True):
+        demo_data.write_demo_data(folder, layout="mini-mias", patients=16, seed=seed, n_jobs=1, progress=False)
+    settings = config.resolve_settings(
+        {"DATASET": "mini-mias", "DATA_DIR": str(folders[0]), "RUN_DIR": str(tmp_path / "run"), "IMAGE_SIZE": 32,
+         "N_FOLDS": 2}
+    )  # fmt: skip
+    preparation.prepare(settings)
+    return settings, *folders[1:]
+
+
+def test_external_validation_refuses_patients_and_pictures_of_the_first_data_set(two_hospitals):
+    settings, same, _ = two_hospitals
+    with pytest.raises(DataError, match="of its patients stand in the first data set"):
+        evaluation.prepare_external(settings, "mini-mias", same)
+    manifest = artifacts.load_manifest(settings.run_dir)
+    artifacts.save_manifest(settings.run_dir, manifest.assign(patient_id="x" + manifest.patient_id))
+    with pytest.raises(DataError, match="of its pictures stand in the first data set"):
+        evaluation.prepare_external(settings, "mini-mias", same)
+
+
+def test_external_validation_takes_other_patients_as_one_test_set(two_hospitals):
+    settings, _, other = two_hospitals
+    manifest = artifacts.load_manifest(settings.run_dir)
+    artifacts.save_manifest(settings.run_dir, manifest.assign(patient_id="x" + manifest.patient_id))
+    external = evaluation.prepare_external(settings, "mini-mias", other)
+    assert set(external.manifest.split) == {"test", "excluded"}  # what the reader itself leaves out stays out
+    assert external.images[external.rows("test")].any(axis=(1, 2)).all()
+    assert external.images.shape[1:] == (32, 32)

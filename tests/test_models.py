@@ -78,14 +78,16 @@ def test_vgg_gets_bgr_minus_means():
     np.testing.assert_allclose(low, expected, rtol=1e-5)
 
 
-def test_efficientnet_rescales_once_and_a_file_gets_the_step_that_keras_adds_for_imagenet():
+def test_efficientnet_rescales_once_and_imagenet_weights_get_the_step_that_keras_adds_for_them():
     low, high = inner_range(models.build("efficientnetb0", image_size=SIZE), "grey_to_rgb")
     assert (low.min(), high.max()) == (0, 255)
-    x = keras.Input((SIZE, SIZE, 1))
-    prepared = keras.Model(x, models._efficientnet(x, "file.h5")).predict(np.full((1, SIZE, SIZE, 1), 90.0), verbose=0)
     mean, std = np.array(models.IMAGENET_MEAN), np.array(models.IMAGENET_STD)
-    normalised = (prepared[0, 0, 0] / 255 - mean) / std
-    np.testing.assert_allclose(normalised, (90 / 255 - mean) / std / np.sqrt(std), rtol=1e-4)
+    for weights in ("imagenet", "file.h5"):  # the same network, whether Keras downloads the file or the user did
+        x = keras.Input((SIZE, SIZE, 1))
+        graph = keras.Model(x, models._efficientnet(x, weights))
+        prepared = graph.predict(np.full((1, SIZE, SIZE, 1), 90.0), verbose=0)
+        normalised = (prepared[0, 0, 0] / 255 - mean) / std
+        np.testing.assert_allclose(normalised, (90 / 255 - mean) / std / np.sqrt(std), rtol=1e-4)
 
 
 def test_same_seed_same_weights_and_another_seed_others():

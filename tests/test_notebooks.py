@@ -20,6 +20,7 @@ COMMON = {
     "LEARNING_RATE": 0.0, "WEIGHTS": "demo", "N_FOLDS": 0, "SEEDS": [], "SEED": 0, "TASK": "malignant",
     "INPUT": "crop",
 }  # fmt: skip
+STORE = {"WINDOW": "percentile", "KEEP_ASPECT": True, "BREAST_CROP": False}  # of every notebook that opens the store
 SECTIONS = ("Setup", "Parameters", "Resolve", "Check", "Summary", "Exercises", "References")
 MAX_BYTES = 1_000_000
 MAX_LINES, MAX_MODEL_LINES = 25, 30
@@ -91,6 +92,8 @@ def test_parameters(path):
     parameters = execution.default_parameters(notebook)  # refuses what is not a literal
     assert list(parameters)[: len(COMMON)] == list(COMMON)
     assert {name: parameters[name] for name in COMMON} == COMMON
+    if any("preparation.prepare(" in code for code in execution.code_of(notebook)):
+        assert {name: parameters.get(name) for name in STORE} == STORE
     lines = source.strip().splitlines()
     assert len(ast.parse(source).body) == len(lines), "one assignment a line"
     for line in lines:

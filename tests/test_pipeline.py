@@ -316,6 +316,24 @@ def test_stopped_in_the_middle_goes_on(tmp_path, write_notebook, number):
     assert not list((tmp_path / "run").rglob(".part-*"))
 
 
+def test_leftovers_of_a_killed_run_are_removed(series):
+    (series / "run/data/.part-demo/jpeg").mkdir(parents=True)  # the demo data, half written
+    (series / "run/data/.part-x.npy").touch()
+    run(series)
+    assert not list((series / "run").rglob(".part-*"))
+
+
+def test_the_second_data_set_counts(tmp_path):
+    given = {"EXTERNAL_DATASET": "npz", "EXTERNAL_DATA_DIR": str(tmp_path / "b")}
+    with pytest.raises(UsageError, match="needs EXTERNAL_DATA_DIR"):
+        pipeline.external_fingerprint(given)
+    (tmp_path / "b").mkdir()
+    first = pipeline.external_fingerprint(given)
+    (tmp_path / "b/x.npz").write_bytes(b"1")
+    assert pipeline.external_fingerprint(given) != first
+    assert pipeline.external_fingerprint({"EXTERNAL_DATASET": ""}) == ""
+
+
 def test_fingerprint_follows_the_files(tmp_path):
     settings = pipeline.resolve_settings(
         {"DATASET": "npz", "DATA_DIR": str(tmp_path), "RUN_DIR": str(tmp_path / "run")}

@@ -73,6 +73,34 @@ def test_same_pixels_as_the_image_store(run_dir, pictures):
     assert predict.load(run_dir / "models/mean.keras").steps == steps
 
 
+def corner_model(corner):
+    """A network whose score is one corner's grey value over 255."""
+    inputs = keras.Input((SIZE, SIZE, 1))
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(1, use_bias=False, name="out")(x))
+    kernel = np.zeros((SIZE * SIZE, 1), "float32")
+    kernel[corner] = 1
+    model.get_layer("out").set_weights([kernel])
+    return model
+
+
+def test_a_row_that_averages_files_and_turned_copies_does_so_for_new_images(run_dir, tmp_path):
+    import cv2
+
+    for name, corner in (("row", 0), ("row_seed1", SIZE - 1)):
+        corner_model(corner).save(run_dir / f"models/{name}.keras")
+    metrics = {"threshold": 0.35, "files": ["row", "row_seed1"]}
+    picture = np.zeros((SIZE, SIZE), np.uint8)
+    picture[0, 0] = 255  # one corner of four
+    cv2.imwrite(str(tmp_path / "corner.png"), picture)
+    for tta, expected in ((False, 0.5), (True, 0.25)):
+        artifacts.write_json(run_dir / "results/metrics/row.json", {**metrics, "tta": tta})
+        model = predict.load(run_dir / "models/row.keras")
+        assert predict.score_files(model, [tmp_path / "corner.png"]).score.item() == pytest.approx(expected)
+    (run_dir / "models/row_seed1.keras").unlink()
+    assert any("row_seed1.keras" in note for note in predict.load(run_dir / "models/row.keras").notes)
+
+
 def test_many_files_come_in_order(run_dir, tmp_path):
     import cv2
 

@@ -1,10 +1,12 @@
 """Every quick start function runs, on a small copy of the demo data."""
 
+import shutil
+
 import numpy as np
 import pytest
 
 from shared import demo_data, quickstart
-from shared.schema import TABLE_COLUMNS, UsageError
+from shared.schema import BASELINES, TABLE_COLUMNS, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +50,24 @@ def test_simple_train_writes_a_row_and_a_model(trained, small):
     assert result["model"] == "small_cnn"
     assert 0 <= result["auc"] <= 1
     assert set(TABLE_COLUMNS) <= set(result)
-    assert quickstart._load(path).output_shape == (None, 1)
+    assert quickstart._load(path, quickstart.prepare_data_only(**small)).output_shape == (None, 1)
 
 
 def test_evaluate_only_scores_a_saved_model_like_the_training_did(trained, small):
     result, path = trained
-    assert quickstart.evaluate_only(model_path=path, **small)["auc"] == pytest.approx(result["auc"])
+    again = quickstart.evaluate_only(model_path=path, **small)
+    assert again["auc"] == pytest.approx(result["auc"])
+    assert again["model"] == "small_cnn_alone"  # the training's own row stays
     with pytest.raises(FileNotFoundError, match=r"none\.keras is missing"):
         quickstart.evaluate_only(model_path="none.keras", **small)
+
+
+def test_a_model_is_loaded_from_where_it_lies(trained, small, tmp_path):
+    elsewhere = shutil.copy(trained[1], tmp_path / "copy.keras")
+    assert quickstart.evaluate_only(model_path=elsewhere, **small)["auc"] == pytest.approx(trained[0]["auc"])
+    other = small | {"image_size": 40, "run_dir": str(tmp_path / "run")}
+    with pytest.raises(UsageError, match="takes images of 32 px, the image store has 40 px"):
+        quickstart.evaluate_only(model_path=elsewhere, **other)
 
 
 def test_continue_training_goes_on_from_a_saved_model(trained, small):
@@ -78,7 +90,7 @@ def test_run_complete_improvement_gives_folds_table_and_best_model(trained, smal
     cv_metrics, comparison_results, best_model = quickstart.run_complete_improvement(epochs=1, **small)
     assert cv_metrics["auc_low"] <= cv_metrics["auc"] <= cv_metrics["auc_high"]
     assert "mobilenetv2" in set(comparison_results.model)
-    networks = comparison_results[comparison_results.model.isin(["small_cnn", "mobilenetv2", "small_cnn_continued"])]
+    networks = comparison_results[~comparison_results.model.isin(BASELINES)]
     assert best_model == networks.loc[networks.val_auc.idxmax(), "model"]
 
 

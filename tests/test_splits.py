@@ -21,7 +21,8 @@ def make_manifest(patients, labels, official=None):
 def statistics_of(manifest, content=None, problem=None):
     count = len(manifest)
     content = content or [f"c{i}" for i in range(count)]
-    return pd.DataFrame({"image_id": manifest.image_id, "content": content, "problem": problem or [""] * count})
+    columns = {"image_id": manifest.image_id, "content": content, "problem": problem or [""] * count}
+    return pd.DataFrame({**columns, "mask_problem": ""})
 
 
 def two_views(count, *, test=0):

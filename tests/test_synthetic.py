@@ -225,7 +225,7 @@ def test_pair_of_the_settings_or_the_embedded_one(tmp_path):
     assert (pair.name, pair.class_names) == ("png-npz", ("synthetic", "original"))
     broken = tmp_path / "data/demo-png-npz" / pair.manifest.image_path[0]
     broken.write_bytes(broken.read_bytes()[:100])
-    sources, problems = synthetic.read_sources(synthetic.load_pair(settings))
+    sources, problems = synthetic.read_sources(synthetic.load_pair(settings, patients=20))
     assert len(sources.images) == len(pair.manifest) - 1
     assert len(problems) == 1
     assert broken.name in problems[0]

@@ -155,6 +155,10 @@ def test_training_can_be_continued_with_the_optimisers_state(tmp_path):
     assert int(model.optimizer.iterations) > steps
     assert len(result.history) == 2
     assert (tmp_path / "models/second.keras").exists()
+    bare = tiny_model()
+    training.save_model(tmp_path, "bare", keras.Model(bare.inputs, bare.outputs))
+    with pytest.raises(UsageError, match="bare: saved without an optimiser"):
+        training.continue_training(prepared, "bare", name="third", epochs=1, learning_rate=1e-3)
 
 
 KILLED = """
@@ -198,6 +202,16 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_epochs(tmp_path):
     assert history.epoch.tolist() == list(range(5))
     pd.testing.assert_frame_equal(history.iloc[: len(before)], before, check_dtype=False)
     assert history.loss[len(before)] < before.loss.iloc[0]  # went on, did not start anew
+
+
+def test_other_data_start_a_training_anew(tmp_path):
+    prepared = make_prepared(tmp_path, n=40)
+    rows, labels = prepared.rows("train"), prepared.labels
+    key = training._state_key(tiny_model(), {}, (rows, labels, *training._sample(prepared.images, rows)))
+    darker = training._sample(prepared.images // 2, rows)
+    assert key == training._state_key(tiny_model(), {}, (rows, labels, *training._sample(prepared.images, rows)))
+    assert key != training._state_key(tiny_model(), {}, (rows, labels, *darker))
+    assert key != training._state_key(tiny_model(), {}, (rows, 1 - labels, *training._sample(prepared.images, rows)))
 
 
 def test_two_virtual_devices_train_one_mirrored_model(tmp_path):

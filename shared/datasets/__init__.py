@@ -21,6 +21,10 @@ READERS = {
 }
 
 
+# layouts that can hold the same patients, under the same names
+FAMILIES = dict.fromkeys(("cbis-ddsm", "cbis-ddsm-dicom", "ddsm-tfrecord", "png-npz", "npz"), "DDSM")
+
+
 @dataclass(frozen=True)
 class Dataset:
     """What a reader returns.
@@ -72,7 +76,10 @@ def load(name, data_dir, *, task="malignant", input="crop"):
     dataset = importlib.import_module(READERS[name]).load(data_dir.resolve(), task=task, input=input)
     if dataset.manifest.empty:
         raise DataError(f"{data_dir}: no image of layout {name!r} found; see the README for what is expected there")
-    return replace(dataset, manifest=_settle(dataset.manifest))
+    manifest = _settle(dataset.manifest)
+    if name == "demo":  # drawn, and so of no patient of the data set whose form it has
+        manifest["source"] = name
+    return replace(dataset, name=name, manifest=manifest)
 
 
 def _settle(manifest):

@@ -18,6 +18,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from shared import artifacts
 from shared.demo_data import phantom
 from shared.demo_data.phantom import CALC, MASS, TEST, TRAIN
 from shared.schema import DataError, UsageError
@@ -75,6 +76,30 @@ def write_demo_data(out, *, layout="cbis-ddsm", patients=None, seed=0, acquisiti
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return out
+
+
+def provide_demo_data(out, **options):
+    """Draw the data unless they lie in `out` already, drawn by this version of the generator with these options.
+
+    Args:
+        out: folder, written anew where the generator has changed; what was drawn is noted in `<out>.json` beside it.
+        options: as for `write_demo_data`.
+    Returns:
+        pathlib.Path: the folder.
+    """
+    out = Path(out)
+    note, drawn = out.with_suffix(".json"), {"generator": _fingerprint(), **options}
+    if not (out.is_dir() and note.exists() and artifacts.read_json(note) == drawn):
+        note.unlink(missing_ok=True)
+        shutil.rmtree(out, ignore_errors=True)
+        write_demo_data(out, **options)
+        artifacts.write_json(note, drawn)
+    return out
+
+
+def _fingerprint():
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def _check_options(layout, patients, seed, acquisition):
