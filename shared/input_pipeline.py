@@ -1,5 +1,7 @@
 """Feed networks from the image store (or from cached features) through tf.data, without a copy of either."""
 
+import itertools
+
 import cv2
 import numpy as np
 
@@ -62,7 +64,9 @@ def make_augmentation(*, rotation=0.08, zoom=0.1, flips=True, brightness=0.1, co
     return keras.Sequential([step for step in steps if step is not None], name="augmentation")
 
 
-def make_dataset(images, labels, rows, *, batch_size, shuffle=False, augment=None, balanced=False, seed=0, views=(0,)):
+def make_dataset(
+    images, labels, rows, *, batch_size, shuffle=False, augment=None, balanced=False, seed=0, views=(0,), epoch=None
+):
     """Make a tf.data pipeline of (images, labels) batches.
 
     Args:
@@ -77,22 +81,26 @@ def make_dataset(images, labels, rows, *, batch_size, shuffle=False, augment=Non
         seed: decides order, views and draws.
         views: which of the eight turned and flipped views to use (see `turn`). With `shuffle`, one at random for
             each image; without, every row in every view, row by row.
+        epoch: function () -> int, asked each time the pipeline is gone through: the same number gives the same order
+            and views, so that a training which was killed goes on as it would have; None counts from 0.
     Returns:
         tf.data.Dataset: float32 or uint8 (B, S, S, 1), and float32 (B,) labels.
     """
     rows, views = np.asarray(rows, np.int64), np.asarray(views, np.int64)
     if len(rows) == 0:
         raise ValueError("no rows to make a pipeline of")
-    order = _shuffled(rows, labels, balanced, seed) if shuffle or balanced else _in_order(rows, views)
-    batches = order.batch(batch_size)
     if shuffle or balanced:
-        batches = batches.zip(batches, _random_views(views, batch_size, seed))
+        classes = np.asarray(labels)[rows] if balanced else None
+        batches = _at_random(rows, views, classes, batch_size, seed, epoch or itertools.count().__next__)
+    else:
+        order = np.repeat(rows, len(views)), np.tile(views, len(rows))
+        batches = tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
     read = images.read if hasattr(images, "read") else lambda rows, views: read_images(images, rows, views)
     sample = read(rows[:1], views[:1])
     kind = tf.as_dtype(sample.dtype)
 
     def load(rows, views):
-        batch = tf.numpy_function(read, [rows, views[: tf.size(rows)]], kind, stateful=False)
+        batch = tf.numpy_function(read, [rows, views], kind, stateful=False)
         batch.set_shape((None, *sample.shape[1:]))
         return (batch, rows)
 
@@ -105,26 +113,23 @@ def make_dataset(images, labels, rows, *, batch_size, shuffle=False, augment=Non
     return batches.map(lambda batch, rows: (batch, tf.gather(targets, rows))).prefetch(2)
 
 
-def _in_order(rows, views):
-    return tf.data.Dataset.from_tensor_slices((np.repeat(rows, len(views)), np.tile(views, len(rows))))
+def _at_random(rows, views, classes, batch_size, seed, epoch):
+    """Make batches of (rows, views) in an order that depends on the seed and the epoch alone."""
+
+    def batches():
+        random = np.random.default_rng([seed, epoch()])
+        order = random.permutation(rows if classes is None else _balanced(random, rows, classes))
+        turns = random.choice(views, len(rows))
+        for start in range(0, len(rows), batch_size):
+            yield order[start : start + batch_size], turns[start : start + batch_size]
+
+    numbers = tf.TensorSpec((None,), tf.int64)
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=(numbers, numbers))
+    return dataset.apply(tf.data.experimental.assert_cardinality(-(-len(rows) // batch_size)))
 
 
-def _shuffled(rows, labels, balanced, seed):
-    def shuffled(part, number):
-        return tf.data.Dataset.from_tensor_slices(part).shuffle(len(part), seed=seed + number)
-
-    if not balanced:
-        return shuffled(rows, 0)
-    classes = np.asarray(labels)[rows]
-    parts = [shuffled(rows[classes == value], number).repeat() for number, value in enumerate(np.unique(classes))]
-    mixed = tf.data.Dataset.sample_from_datasets(parts, weights=[1 / len(parts)] * len(parts), seed=seed)
-    return mixed.take(len(rows)).apply(tf.data.experimental.assert_cardinality(len(rows)))
-
-
-def _random_views(views, batch_size, seed):
-    """Draw views batch by batch: a function call for each image would take longer than reading it."""
-    if len(views) == 1:
-        return tf.data.Dataset.from_tensors(np.repeat(views, batch_size)).repeat()
-    numbers = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(batch_size)
-    choices = tf.constant(views)
-    return numbers.map(lambda numbers: tf.gather(choices, numbers % len(views)))
+def _balanced(random, rows, classes):
+    """Draw as many rows as there are, of each class equally many: each of its rows once before any comes twice."""
+    parts = [random.permutation(rows[classes == value]) for value in np.unique(classes)]
+    shares = [len(share) for share in np.array_split(rows, len(parts))]
+    return np.concatenate([np.resize(part, share) for part, share in zip(parts, shares, strict=True)])

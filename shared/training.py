@@ -34,6 +34,7 @@ FINE_TUNING = {
     "batch_size": 32,
     "patience": 15,
 }
+DRAWS_AN_EPOCH = 1_000_000  # more than the batches of an epoch
 SENSITIVITY_AT = 0.8  # specificity at which ClinicalMonitor states the sensitivity
 
 
@@ -174,6 +175,25 @@ def _several_class_figures(labels, scores):
     }
 
 
+class _EpochSeeds(keras.callbacks.Callback):
+    """Give every epoch random numbers of its own, so that a training which was killed goes on as it would have.
+
+    `epoch` decides the order of the images, and where each dropout and augmentation layer stands in its stream.
+    """
+
+    def __init__(self, augment):
+        super().__init__()
+        self.augment, self.epoch = augment, 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+        for part in filter(None, (self.model, self.augment)):
+            for variable in part.non_trainable_variables:
+                if variable.path.endswith("seed_generator_state"):
+                    seed, _ = variable.numpy()
+                    variable.assign([seed, epoch * DRAWS_AN_EPOCH])
+
+
 class ClassCollapse(keras.callbacks.Callback):
     """Stop a training whose predictions no longer vary, or name one class only, and say so.
 
@@ -299,7 +319,7 @@ def fit(
         "seed": settings.seed if seed is None else seed,
         "loss": loss, "balancing": balancing, "views": list(views), "warmup_epochs": warmup_epochs,
         "weight_decay": weight_decay, "patience": patience,
-        "augment": [layer.get_config() for layer in augment.layers] if augment else [],
+        "augment": [layer.get_config() | {"name": ""} for layer in augment.layers] if augment else [],
     }  # fmt: skip
     if balancing not in BALANCING:
         raise UsageError(f"balancing {balancing!r} is not one of {', '.join(BALANCING)}")
@@ -315,9 +335,10 @@ def fit(
     for stale in state_dir.parent.glob(f".training-{name}-????????"):
         if stale != state_dir:
             shutil.rmtree(stale, ignore_errors=True)
+    seeds = _EpochSeeds(augment)
     training = input_pipeline.make_dataset(
         source, labels, train_rows, batch_size=options["batch_size"], shuffle=True, augment=augment,
-        balanced=balancing == "balanced_batches", seed=options["seed"], views=views,
+        balanced=balancing == "balanced_batches", seed=options["seed"], views=views, epoch=lambda: seeds.epoch,
     )  # fmt: skip
     validation = input_pipeline.make_dataset(
         source, None, validation_rows, batch_size=max(64, options["batch_size"]), views=validation_views
@@ -330,7 +351,7 @@ def fit(
     model.fit(
         training,
         epochs=options["epochs"],
-        callbacks=[monitor, collapse, *_callbacks(state_dir, patience, log_dir)],
+        callbacks=[seeds, monitor, collapse, *_callbacks(state_dir, patience, log_dir)],
         class_weight=class_weights(labels[train_rows]) if balancing == "class_weights" else None,
         shuffle=False,  # the pipeline does it
         verbose=verbose,

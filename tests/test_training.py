@@ -204,6 +204,41 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_epochs(tmp_path):
     assert history.loss[len(before)] < before.loss.iloc[0]  # went on, did not start anew
 
 
+class Interrupt(keras.callbacks.Callback):
+    """Stop a training the hard way in the middle of its third epoch."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps = getattr(self, "steps", 0) + 1
+        if self.steps == 2 * self.params["steps"] + 2:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("how", ["plain", "views", "balanced", "augmented"])
+def test_an_interrupted_training_ends_with_the_very_same_scores(how, tmp_path, monkeypatch):
+    options = {
+        "plain": {}, "views": {"views": range(8)}, "balanced": {"balancing": "balanced_batches"}, "augmented": {},
+    }[how]  # fmt: skip
+
+    def train(run_dir):
+        prepared, model = make_prepared(run_dir, epochs=4), tiny_model()
+        augment = input_pipeline.make_augmentation(seed=0) if how == "augmented" else None
+        result = training.fit(model, prepared, name="x", augment=augment, collapse_patience=50, **options)
+        return result.history, training.predict_scores(model, prepared.images, prepared.rows("test"))
+
+    _, expected = train(tmp_path / "undisturbed")
+    callbacks = training._callbacks
+    monkeypatch.setattr(training, "_callbacks", lambda *parts: [*callbacks(*parts), Interrupt()])
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped")
+    monkeypatch.undo()
+    (log,) = (tmp_path / "stopped").glob("models/.training-*/log.csv")
+    before = pd.read_csv(log)
+    history, scores = train(tmp_path / "stopped")
+    assert len(before) == 2
+    assert history.seconds[:2].tolist() == before.seconds.tolist()  # went on from there
+    np.testing.assert_array_equal(scores, expected)
+
+
 def test_other_data_start_a_training_anew(tmp_path):
     prepared = make_prepared(tmp_path, n=40)
     rows, labels = prepared.rows("train"), prepared.labels
