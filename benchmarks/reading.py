@@ -12,7 +12,6 @@ from shared import images
 
 SIZE = 224  # pixels
 BATCH = 32
-PIXELS = inputs.MAMMOGRAM[0] * inputs.MAMMOGRAM[1]
 
 
 # ----------------------------------------------------------- one mammogram

@@ -17,9 +17,10 @@ TABLE_FILE = "results/model_comparison_table.csv"
 
 @contextmanager
 def whole_file(path):
-    """Give a temporary path beside `path` (same suffix) and rename it to `path` once the block has ended well.
+    """Give a temporary path beside `path` and rename it to `path` once the block has ended well.
 
-    A reader, or a run that is killed, therefore never meets half a file.
+    A reader, or a run that is killed, therefore never meets half a file. The temporary name keeps the last two
+    suffixes, because Keras wants `.weights.h5`.
 
     Args:
         path: the file to write; its folder is made.
@@ -28,7 +29,7 @@ def whole_file(path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".part-", suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=".part-", suffix="".join(path.suffixes[-2:]), dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:

@@ -238,6 +238,10 @@ def read_dicom(path):
         pixels = int(dataset.get("Rows", 0)) * int(dataset.get("Columns", 0))
         if not 0 < pixels <= MAX_PIXELS:
             raise DataError(f"{path.name}: {pixels:,} pixels; a mammogram has up to {MAX_PIXELS:,}")
+        if int(dataset.get("NumberOfFrames") or 1) != 1:
+            raise DataError(
+                f"{path.name}: {dataset.NumberOfFrames} frames; export the mammogram, not the tomosynthesis"
+            )
         image = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
     except DataError:
         raise

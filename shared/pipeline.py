@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import difflib
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -297,7 +298,7 @@ def locked(run_dir, handle):
         UsageError: another run holds it.
     """
     try:
-        _lock_file(handle)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         holder = os.read(handle, 20).decode(errors="replace").strip()
         raise UsageError(
@@ -307,17 +308,6 @@ def locked(run_dir, handle):
     os.truncate(handle, 0)
     os.write(handle, str(os.getpid()).encode())
     yield
-
-
-def _lock_file(handle):
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-    else:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 # ------------------------------------------------------- what decides a rerun

@@ -4,6 +4,7 @@ Mammograms are grey with a fixed range; train, validation and test keep one colo
 Okabe & Ito, which colour-blind readers tell apart.
 """
 
+import itertools
 import textwrap
 from pathlib import Path
 
@@ -15,12 +16,6 @@ from shared import artifacts, metrics
 from shared.schema import BASELINES
 
 TRAIN_COLOUR, VALIDATION_COLOUR, TEST_COLOUR, EXCLUDED_COLOUR = "#0072B2", "#E69F00", "#009E73", "#999999"
-SPLIT_COLOURS = {
-    "train": TRAIN_COLOUR,
-    "validation": VALIDATION_COLOUR,
-    "test": TEST_COLOUR,
-    "excluded": EXCLUDED_COLOUR,
-}
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MODEL_COLOURS = {  # the same in every figure; any other model takes what is left of COLOURS
     "small_cnn": "#009E73",
@@ -98,7 +93,7 @@ def plot_histograms(groups, *, label, bins=40, density=True):
     """Draw the distributions of one quantity in several groups: {name: values}."""
     figure, axis = new_figure(size=(6, 3.2))
     edges = np.histogram_bin_edges(np.concatenate([np.asarray(values, float) for values in groups.values()]), bins)
-    for colour, (name, values) in zip(COLOURS, groups.items(), strict=False):
+    for colour, (name, values) in zip(itertools.cycle(COLOURS), groups.items(), strict=False):
         axis.hist(values, edges, density=density, histtype="stepfilled", alpha=0.35, color=colour, label=name)
         axis.hist(values, edges, density=density, histtype="step", color=colour)
     axis.set(xlabel=label, ylabel="density" if density else "images")
@@ -215,7 +210,7 @@ def plot_reliability(curves):
     """
     figure, axis = new_figure(size=(5.2, 4.6))
     axis.plot([0, 1], [0, 1], color="#999999", linestyle="--", linewidth=1, label="calibrated")
-    for colour, (name, rows) in zip(COLOURS, curves.items(), strict=False):
+    for colour, (name, rows) in zip(itertools.cycle(COLOURS), curves.items(), strict=False):
         curve = metrics.reliability_curve(rows.label, rows.score, bins=8, strategy="quantile")
         axis.plot(curve.mean_score, curve.observed, marker="o", markersize=4, color=colour, label=name)
     axis.set(xlabel="mean score in the bin", ylabel="observed share", xlim=(0, 1), ylim=(0, 1))
@@ -390,7 +385,7 @@ def plot_cascade(table):
         table: DataFrame, index: the lowest layer randomised ("none" first); columns: quantities from 0 to 1.
     """
     figure, axis = new_figure(size=(7, 3.4))
-    for colour, column in zip(COLOURS, table.columns, strict=False):
+    for colour, column in zip(itertools.cycle(COLOURS), table.columns, strict=False):
         axis.plot(range(len(table)), table[column], marker="o", color=colour, label=column)
     axis.axhline(0, color="#999999", linewidth=1)
     axis.set(
@@ -404,7 +399,7 @@ def plot_cascade(table):
 def plot_removal_curves(curves, *, title="", xlabel="share of pixels taken away"):
     """Draw the mean score while pixels are taken away or brought back: {name: float (N, points)}."""
     figure, axis = new_figure(size=(5.2, 3.4))
-    for colour, (name, values) in zip(COLOURS, curves.items(), strict=False):
+    for colour, (name, values) in zip(itertools.cycle(COLOURS), curves.items(), strict=False):
         axis.plot(np.linspace(0, 1, values.shape[1]), values.mean(axis=0), color=colour, label=name)
     axis.set(xlabel=xlabel, ylabel="mean logit", title=title)
     axis.legend(fontsize=8)
@@ -424,7 +419,7 @@ def plot_ladder(ladder, best, control):
     axis.axhspan(control["auc_low"], control["auc_high"], color="#BBBBBB", alpha=0.4, linewidth=0)
     axis.axhline(control["auc"], color="#777777", linestyle="--", label="real against real, 95 % interval")
     parts = (("CNN", ladder[ladder.classifier == "cnn"], -0.06, "o"), ("best single cue", best, 0.06, "s"))
-    for (name, rows, shift, marker), colour in zip(parts, COLOURS, strict=False):
+    for (name, rows, shift, marker), colour in zip(parts, itertools.cycle(COLOURS), strict=False):
         x = np.arange(len(rows)) + shift
         spread = np.clip([rows.auc - rows.auc_low, rows.auc_high - rows.auc], 0, None)
         axis.errorbar(x, rows.auc, yerr=spread, marker=marker, color=colour, capsize=3, label=name)

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from joblib import Parallel, delayed
 
+from shared import artifacts
 from shared.demo_data.phantom import random_fields
 
 SIDE = 64  # smaller than the demo's images: the network is convolutional, and this costs less than half
@@ -243,11 +244,10 @@ def save_backbone(backbone, out):
     """Save the backbone's weights, rounded to float16 precision, as one compressed Keras `.weights.h5`."""
     from shared.backend import keras
 
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     copy = keras.models.clone_model(backbone)
     copy.set_weights([weight.astype(np.float16).astype(np.float32) for weight in backbone.get_weights()])
-    copy.save_weights(out)
+    with artifacts.whole_file(out) as temporary:
+        copy.save_weights(temporary)
 
 
 def main(arguments=None):

@@ -153,7 +153,6 @@ def collect_facts(run_dir):
         "name": name,
         "is_demo": name == "demo",
         "question": QUESTIONS.get(run.get("settings", {}).get("task", "malignant"), QUESTIONS["malignant"]),
-        "task": run.get("settings", {}).get("task", "malignant"),
         "splits": [_split_row(row) for row in audit.get("splits", [])],
         "exclusions": _exclusions(run_dir, audit),
         "baselines": [
@@ -163,7 +162,6 @@ def collect_facts(run_dir):
         "chosen": next((row for row in models if row["model"] == chosen), None),
         "left_out": left_out(run_dir, run, models),
         "has_external": (run_dir / "results/external_validation.csv").exists(),
-        "metrics": _metrics(run_dir),
     }
     facts["answer"] = answer(facts)
     facts["limits"] = limits(facts)

@@ -360,6 +360,12 @@ def float_tiff(path, canary):
     Image.fromarray(array).save(path, format="TIFF")
 
 
+def many_frames(path, canary):
+    file = pydicom.dcmread(path)
+    file.NumberOfFrames = 60
+    file.save_as(path)
+
+
 def deflated_bomb(path, canary):
     """DICOM whose data set is compressed as a whole: 100 MB in 0.1 MB."""
     file = pydicom.dcmread(path)
@@ -410,6 +416,7 @@ CASES = [
     ("cbis-ddsm", PICTURES["cbis-ddsm"], link_to_itself, "link|no such file"),
     ("cbis-ddsm", PICTURES["cbis-ddsm"], folder_instead, "no such file"),
     ("cbis-ddsm-dicom", PICTURES["cbis-ddsm-dicom"], deflated_bomb, "compressed"),
+    ("cbis-ddsm-dicom", PICTURES["cbis-ddsm-dicom"], many_frames, "60 frames"),
 ]  # fmt: skip
 
 

@@ -166,7 +166,7 @@ def test_a_disk_that_is_full_keeps_what_was_there(tmp_path, data_dir, write_note
     """No file may grow beyond 300 kB, so that the larger image store of the second run cannot be written."""
     resource = pytest.importorskip("resource")
     score = "from shared import evaluation\nresults = evaluation.score_baselines(prepared)"
-    write_notebook("01_prepare", f"IMAGE_SIZE = EPOCHS or 16{PREPARE}", score)
+    write_notebook("01_prepare", f"IMAGE_SIZE = EPOCHS or 32{PREPARE}", score)
     options = ["--dataset", "npz", "--data-dir", str(data_dir), "--profile", "demo", "--run-dir", str(tmp_path / "run")]
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "notebooks"), *options]
     first = start(command)

@@ -573,7 +573,7 @@ MIAS_TISSUE = {1: "F", 2: "G", 3: "G", 4: "D"}
 
 
 def _write_mias(out, plans, run):
-    """Write mdbNNN.pgm, 1024 x 1024, MLO films of both breasts (odd numbers right, even left), and Info.txt."""
+    """Write mdbNNN.pgm, 1024 x 1024, MLO films of both breasts (odd numbers left, even right), and Info.txt."""
     results = run(partial(_write_mias_patient, out=out), plans)
     _write_oracle(out, plans)
     (out / "Info.txt").write_text("\n".join(line for lines in results for line in lines) + "\n", encoding="ascii")
