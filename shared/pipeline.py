@@ -315,8 +315,8 @@ def dataset_fingerprint(settings):
     """Describe the data set by the names, sizes and times of change of its files.
 
     Returns:
-        dict with `name`, `data_dir`, `files`, `bytes` and `fingerprint` (SHA-256). The demo data follow from the seed
-        and the package, so there is nothing to look at.
+        dict with `name`, `data_dir`, `files`, `bytes` and `fingerprint` (SHA-256). The demo data follow from
+        the package, so there is nothing to look at.
     Raises:
         DataError: the data directory is not there.
     """
