@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from shared import artifacts, input_pipeline, models
+from shared import artifacts, images, input_pipeline, models
 from shared.backend import keras
 
 SECONDS_BETWEEN_SAVES = 10
@@ -89,11 +89,11 @@ def extract(prepared, model, layer, *, views=input_pipeline.ALL_VIEWS, through=N
     return CachedViews(np.load(path, mmap_mode="r", allow_pickle=False), seconds)
 
 
-def feature_key(images, frozen, views):
+def feature_key(store, frozen, views):
     """Return eight characters that change with the pixels, the frozen weights, the network's shape or the views."""
-    checksum = zlib.crc32(json.dumps([list(images.shape), list(views), [w.path for w in frozen.weights]]).encode())
-    for start in range(0, len(images), 256):
-        checksum = zlib.crc32(np.ascontiguousarray(images[start : start + 256]), checksum)
+    checksum = zlib.crc32(json.dumps([list(store.shape), list(views), [w.path for w in frozen.weights]]).encode())
+    for start in range(0, len(store), 256):
+        checksum = zlib.crc32(np.ascontiguousarray(store[start : start + 256]), checksum)
     for weight in frozen.get_weights():
         checksum = zlib.crc32(np.ascontiguousarray(weight), checksum)
     return f"{checksum:08x}"
@@ -112,6 +112,7 @@ def _compute(path, frozen, source, count, views, seconds):
         shape = (count, len(views), *frozen.output_shape[1:])
         # pooled features are few, and those of random weights too small for float16; maps are many
         dtype = np.float32 if len(shape) == 3 else np.float16
+        images.check_disk(path.parent, math.prod(shape) * np.dtype(dtype).itemsize, "cached features")
         array = np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape)
     step = max(1, IMAGES_A_STEP // len(views))
     started = last = time.perf_counter()

@@ -383,7 +383,7 @@ def store_bytes(count, size):
     return count * size * size + 128
 
 
-def check_disk(folder, needed):
+def check_disk(folder, needed, what="the image store"):
     """Raise DataError where the disk that holds `folder` has less than `needed` bytes (and a margin) free."""
     folder = Path(folder)
     while not folder.exists():
@@ -391,7 +391,7 @@ def check_disk(folder, needed):
     free = shutil.disk_usage(folder).free
     if free < needed + 50_000_000:
         raise DataError(
-            f"not enough disk space for the image store: {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free; "
+            f"not enough disk space for {what}: {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free; "
             "free some, choose a smaller IMAGE_SIZE, or put RUN_DIR on another disk"
         )
 

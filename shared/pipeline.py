@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from shared import __version__, artifacts, execution
+from shared import __version__, artifacts, datasets, execution
 from shared.config import PROFILES, project_root, resolve_settings
 from shared.schema import DataError, UsageError
 
@@ -170,6 +170,7 @@ def _with_options(options, given):
         if value is not None:
             merged[name] = value
     dataset = merged.setdefault("DATASET", "demo")
+    datasets.check_name(dataset)
     profile = merged.setdefault("PROFILE", "demo" if dataset == "demo" else "full")
     if profile not in PROFILES:
         raise UsageError(f"--profile: {profile!r} is not one of {', '.join(PROFILES)}")

@@ -191,6 +191,7 @@ def test_a_kernel_that_dies(tmp_path, write_notebook):
         ("WEIGHTS", "/nowhere/file.h5", "no file"),
         ("DATA_DIR", "/nowhere/data", "no such directory"),
         ("DATASET", "cbis-ddsm", "needs --data-dir"),
+        ("DATASET", "cbis", "DATASET: 'cbis' is not one of demo, cbis-ddsm"),
         ("PROFILE", "fast", "is not one of demo, full"),
         ("RUN_DIR", "elsewhere", "given twice"),
     ],

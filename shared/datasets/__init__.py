@@ -68,8 +68,7 @@ def load(name, data_dir, *, task="malignant", input="crop"):
         UsageError: an unknown layout, or a task the layout cannot answer.
         DataError: no such folder, another layout, or nothing in it that can be used.
     """
-    if name not in READERS:
-        raise UsageError(f"DATASET: {name!r} is not one of {', '.join(READERS)}")
+    check_name(name)
     data_dir = Path(data_dir).expanduser()
     if not data_dir.is_dir():
         raise DataError(f"{data_dir}: no such directory; DATA_DIR is the folder that holds the {name} data")
@@ -80,6 +79,12 @@ def load(name, data_dir, *, task="malignant", input="crop"):
     if name == "demo":  # drawn, and so of no patient of the data set whose form it has
         manifest["source"] = name
     return replace(dataset, name=name, manifest=manifest)
+
+
+def check_name(name):
+    """Raise UsageError where `name` is no layout of `READERS`; says which there are."""
+    if name not in READERS:
+        raise UsageError(f"DATASET: {name!r} is not one of {', '.join(READERS)}")
 
 
 def _settle(manifest):
