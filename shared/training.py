@@ -35,6 +35,7 @@ FINE_TUNING = {
     "batch_size": 32,
     "patience": 25,
 }
+SECONDS_BETWEEN_BACKUPS = 10  # of a training; a killed one repeats at most as much
 DRAWS_AN_EPOCH = 1_000_000  # more than the batches of an epoch
 SENSITIVITY_AT = 0.8  # specificity at which ClinicalMonitor states the sensitivity
 
@@ -121,6 +122,10 @@ class ClinicalMonitor(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         scores = _average_views(self.model.predict(self.dataset, verbose=0), self.views)
         logs.update(validation_figures(self.labels, scores), seconds=time.perf_counter() - self.started)
+        self.count(epoch, logs)
+
+    def count(self, epoch, logs):
+        """Take note of an epoch: one that ends, or one of the log of a training that goes on."""
         best = logs.get("val_sensitivity_at_specificity", 1.0)
         if np.isfinite(best) and best < self.floor:
             self.low_epochs.append(epoch + 1)
@@ -211,14 +216,19 @@ class ClassCollapse(keras.callbacks.Callback):
         self.bad_epochs, self.message = 0, ""
 
     def on_epoch_end(self, epoch, logs=None):
-        reason = self._reason(logs)
-        self.bad_epochs = self.bad_epochs + 1 if reason else 0
+        reason = self.count(logs)
         if self.bad_epochs >= self.patience:
             self.message = (
                 f"collapsed: {reason} for {self.bad_epochs} epochs (epoch {epoch + 1}); "
                 "lower the learning rate, or balance the classes"
             )
             self.model.stop_training = True
+
+    def count(self, logs):
+        """Take note of an epoch, and return why it counts as collapsed; "" where it does not."""
+        reason = self._reason(logs)
+        self.bad_epochs = self.bad_epochs + 1 if reason else 0
+        return reason
 
     def _reason(self, logs):
         if not np.isfinite([logs["loss"], logs["val_loss"], logs["val_spread"]]).all():
@@ -227,6 +237,45 @@ class ClassCollapse(keras.callbacks.Callback):
             return "all validation scores are equal"
         one_class = {logs.get("val_sensitivity"), logs.get("val_specificity")} == {0.0, 1.0}
         return "one class only is predicted" if one_class and not logs["val_auc"] > 0.6 else ""
+
+
+class _Backup(keras.callbacks.Callback):
+    """Keep weights and optimiser of a whole epoch in one file that is there whole or not at all.
+
+    Keras' BackupAndRestore keeps weights and epoch in two files: a kill between them repeats an epoch on top of its
+    own result. And it writes after every epoch, which takes longer than a short epoch itself.
+    """
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder, self.saved = folder, time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if time.monotonic() - self.saved < SECONDS_BETWEEN_BACKUPS:
+            return
+        with artifacts.whole_file(self.folder / f"{epoch + 1}.weights.h5") as temporary:
+            self.model.save_weights(temporary)
+        for path in _backups(self.folder)[:-1]:
+            path.unlink()
+        self.saved = time.monotonic()
+
+
+def _backups(folder):
+    """List the backups in a folder, the newest last; each is called after the number of its epochs."""
+    return sorted(folder.glob("[0-9]*.weights.h5"), key=lambda path: int(path.name.split(".")[0]))
+
+
+def _resume(model, state_dir):
+    """Load the newest backup, forget what was logged after it, and return the epoch to go on with; 0 without one."""
+    found = _backups(state_dir / "backup")
+    epoch = int(found[-1].name.split(".")[0]) if found else 0
+    if found:
+        model.load_weights(found[-1])
+    log = state_dir / "log.csv"
+    if log.exists():
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+        artifacts.write_text(log, "".join(lines[: epoch + 1]) if epoch else "")
+    return epoch
 
 
 class _ResumableEarlyStopping(keras.callbacks.EarlyStopping):
@@ -282,8 +331,9 @@ def fit(
 ):
     """Train a model on the training rows, keep the weights of the epoch with the best validation AUC, and save it.
 
-    A training that was killed goes on after its last whole epoch when it is started again with the same options
-    (`BackupAndRestore`). Writes `models/<name>.keras` and `results/training_logs/<name>.csv`.
+    A training that was killed goes on when it is started again with the same options and data, and ends with the very
+    same weights: after each epoch, but at most every `SECONDS_BETWEEN_BACKUPS`, weights and optimiser are kept.
+    Writes `models/<name>.keras` and `results/training_logs/<name>.csv`.
 
     Args:
         model: keras.Model from `models.build`; trained in place.
@@ -347,11 +397,16 @@ def fit(
     monitor = ClinicalMonitor(validation, labels[validation_rows], floor=sensitivity_floor, views=len(validation_views))
     collapse = ClassCollapse(patience=collapse_patience)
     log_dir = settings.run_dir / "results/training_logs/tensorboard" / name if tensorboard else None
-    before = _read_log(state_dir).seconds.sum()  # of the epochs before a kill
+    first_epoch = _resume(model, state_dir)
+    earlier = _read_log(state_dir)  # epochs before a kill
+    for row in earlier.to_dict("records"):
+        monitor.count(row["epoch"], row)
+        collapse.count(row)
     started = time.perf_counter()
     model.fit(
         training,
         epochs=options["epochs"],
+        initial_epoch=first_epoch,
         callbacks=[seeds, monitor, collapse, *_callbacks(state_dir, patience, log_dir)],
         class_weight=class_weights(labels[train_rows]) if balancing == "class_weights" else None,
         shuffle=False,  # the pipeline does it
@@ -361,7 +416,7 @@ def fit(
     if (state_dir / "best.weights.h5").exists():
         model.load_weights(state_dir / "best.weights.h5")
     best_auc, best_epoch = _best(history)
-    seconds = before + time.perf_counter() - started
+    seconds = earlier.seconds.sum() + time.perf_counter() - started
     if save:
         save_model(settings.run_dir, name, _with_optimizer(whole, model))
         artifacts.write_csv(settings.run_dir / f"results/training_logs/{name}.csv", history)
@@ -548,17 +603,17 @@ def _callbacks(state_dir, patience, log_dir):
             initial_value_threshold=best,
         ),
         keras.callbacks.CSVLogger(state_dir / "log.csv", append=True),
-        keras.callbacks.BackupAndRestore(state_dir / "backup", delete_checkpoint=False, double_checkpoint=True),
+        _Backup(state_dir / "backup"),
     ]  # fmt: skip
     return [*callbacks, keras.callbacks.TensorBoard(log_dir)] if log_dir else callbacks
 
 
 def _read_log(state_dir):
-    """Read the log of a training; an epoch that was repeated after a kill counts once."""
+    """Read the log of a training, one row an epoch."""
     path = state_dir / "log.csv"
     if not path.exists() or path.stat().st_size == 0:
         return pd.DataFrame({"epoch": [], "val_auc": [], "seconds": []})
-    return pd.read_csv(path).drop_duplicates("epoch", keep="last").sort_values("epoch").reset_index(drop=True)
+    return pd.read_csv(path)
 
 
 def _with_optimizer(whole, part):
