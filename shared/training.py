@@ -239,43 +239,52 @@ class ClassCollapse(keras.callbacks.Callback):
         return "one class only is predicted" if one_class and not logs["val_auc"] > 0.6 else ""
 
 
-class _Backup(keras.callbacks.Callback):
-    """Keep weights and optimiser of a whole epoch in one file that is there whole or not at all.
+class _Record(keras.callbacks.Callback):
+    """Keep the log, the best weights and a backup of a training, each file there whole or not at all.
 
-    Keras' BackupAndRestore keeps weights and epoch in two files: a kill between them repeats an epoch on top of its
-    own result. And it writes after every epoch, which takes longer than a short epoch itself.
+    Keras' CSVLogger, ModelCheckpoint and BackupAndRestore write in place, and the last keeps weights and epoch in two
+    files: a kill between them repeats an epoch on top of its own result. It also writes after every epoch, which takes
+    longer than a short epoch itself.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, history):
         super().__init__()
-        self.folder, self.saved = folder, time.monotonic()
+        self.folder, self.rows, self.saved = folder, history.to_dict("records"), time.monotonic()
+        self.best = _best(history)[0] if len(history) else -np.inf
 
     def on_epoch_end(self, epoch, logs=None):
-        if time.monotonic() - self.saved < SECONDS_BETWEEN_BACKUPS:
-            return
-        with artifacts.whole_file(self.folder / f"{epoch + 1}.weights.h5") as temporary:
+        self.rows.append({"epoch": epoch, **dict(sorted(logs.items()))})
+        artifacts.write_text(self.folder / "log.csv", pd.DataFrame(self.rows).to_csv(index=False))
+        if logs["val_auc"] > self.best:
+            self.best = logs["val_auc"]
+            self._save("best")
+        if not self.model.stop_training and time.monotonic() - self.saved >= SECONDS_BETWEEN_BACKUPS:
+            self._save(epoch + 1)
+            for path in _backups(self.folder)[:-1]:
+                path.unlink()
+            self.saved = time.monotonic()
+
+    def _save(self, name):
+        with artifacts.whole_file(self.folder / f"{name}.weights.h5") as temporary:
             self.model.save_weights(temporary)
-        for path in _backups(self.folder)[:-1]:
-            path.unlink()
-        self.saved = time.monotonic()
 
 
 def _backups(folder):
     """List the backups in a folder, the newest last; each is called after the number of its epochs."""
-    return sorted(folder.glob("[0-9]*.weights.h5"), key=lambda path: int(path.name.split(".")[0]))
+    return sorted(folder.glob("[0-9]*.weights.h5"), key=_epochs_of)
+
+
+def _epochs_of(path):
+    return int(path.name.split(".")[0])
 
 
 def _resume(model, state_dir):
-    """Load the newest backup, forget what was logged after it, and return the epoch to go on with; 0 without one."""
-    found = _backups(state_dir / "backup")
-    epoch = int(found[-1].name.split(".")[0]) if found else 0
-    if found:
-        model.load_weights(found[-1])
-    log = state_dir / "log.csv"
-    if log.exists():
-        lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
-        artifacts.write_text(log, "".join(lines[: epoch + 1]) if epoch else "")
-    return epoch
+    """Load the newest backup, and return the log up to there; empty where there is none."""
+    found = _backups(state_dir)
+    if not found:
+        return _read_log(state_dir).iloc[:0]
+    model.load_weights(found[-1])
+    return _read_log(state_dir).iloc[: _epochs_of(found[-1])]
 
 
 class _ResumableEarlyStopping(keras.callbacks.EarlyStopping):
@@ -397,8 +406,7 @@ def fit(
     monitor = ClinicalMonitor(validation, labels[validation_rows], floor=sensitivity_floor, views=len(validation_views))
     collapse = ClassCollapse(patience=collapse_patience)
     log_dir = settings.run_dir / "results/training_logs/tensorboard" / name if tensorboard else None
-    first_epoch = _resume(model, state_dir)
-    earlier = _read_log(state_dir)  # epochs before a kill
+    earlier = _resume(model, state_dir)  # epochs before a kill
     for row in earlier.to_dict("records"):
         monitor.count(row["epoch"], row)
         collapse.count(row)
@@ -406,8 +414,8 @@ def fit(
     model.fit(
         training,
         epochs=options["epochs"],
-        initial_epoch=first_epoch,
-        callbacks=[seeds, monitor, collapse, *_callbacks(state_dir, patience, log_dir)],
+        initial_epoch=len(earlier),
+        callbacks=[seeds, monitor, collapse, *_callbacks(state_dir, earlier, patience, log_dir)],
         class_weight=class_weights(labels[train_rows]) if balancing == "class_weights" else None,
         shuffle=False,  # the pipeline does it
         verbose=verbose,
@@ -592,28 +600,20 @@ def _sample(source, rows, count=32):
     return [read(some, np.zeros(len(some), int))]
 
 
-def _callbacks(state_dir, patience, log_dir):
-    state_dir.mkdir(parents=True, exist_ok=True)
-    history = _read_log(state_dir)
-    best = _best(history)[0] if len(history) else None
+def _callbacks(state_dir, history, patience, log_dir):
     callbacks = [
         _ResumableEarlyStopping(history=history, monitor="val_auc", mode="max", patience=patience),
-        keras.callbacks.ModelCheckpoint(
-            state_dir / "best.weights.h5", monitor="val_auc", mode="max", save_best_only=True, save_weights_only=True,
-            initial_value_threshold=best,
-        ),
-        keras.callbacks.CSVLogger(state_dir / "log.csv", append=True),
-        _Backup(state_dir / "backup"),
-    ]  # fmt: skip
+        _Record(state_dir, history),
+    ]
     return [*callbacks, keras.callbacks.TensorBoard(log_dir)] if log_dir else callbacks
 
 
 def _read_log(state_dir):
     """Read the log of a training, one row an epoch."""
     path = state_dir / "log.csv"
-    if not path.exists() or path.stat().st_size == 0:
+    if not path.exists():
         return pd.DataFrame({"epoch": [], "val_auc": [], "seconds": []})
-    return pd.read_csv(path)
+    return pd.read_csv(path, float_precision="round_trip")
 
 
 def _with_optimizer(whole, part):
