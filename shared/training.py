@@ -243,8 +243,8 @@ class _Record(keras.callbacks.Callback):
     """Keep the log, the best weights and a backup of a training, each file there whole or not at all.
 
     Keras' CSVLogger, ModelCheckpoint and BackupAndRestore write in place, and the last keeps weights and epoch in two
-    files: a kill between them repeats an epoch on top of its own result. It also writes after every epoch, which takes
-    longer than a short epoch itself.
+    files: a kill between them repeats an epoch on top of its own result. It also writes after every epoch, and Keras'
+    weights files take longer to write than a short epoch takes; so these are plain arrays.
     """
 
     def __init__(self, folder, history):
@@ -265,17 +265,28 @@ class _Record(keras.callbacks.Callback):
             self.saved = time.monotonic()
 
     def _save(self, name):
-        with artifacts.whole_file(self.folder / f"{name}.weights.h5") as temporary:
-            self.model.save_weights(temporary)
+        with artifacts.whole_file(self.folder / f"{name}.npz") as temporary:
+            np.savez(temporary, *(variable.numpy() for variable in _state(self.model)))
+
+
+def _state(model):
+    """Everything of a training that changes from step to step, in a fixed order: weights, then the optimiser's."""
+    return [*model.weights, *model.optimizer.variables]
+
+
+def _load_state(model, path):
+    with np.load(path, allow_pickle=False) as stored:
+        for number, variable in enumerate(_state(model)):
+            variable.assign(stored[f"arr_{number}"])
 
 
 def _backups(folder):
     """List the backups in a folder, the newest last; each is called after the number of its epochs."""
-    return sorted(folder.glob("[0-9]*.weights.h5"), key=_epochs_of)
+    return sorted(folder.glob("[0-9]*.npz"), key=_epochs_of)
 
 
 def _epochs_of(path):
-    return int(path.name.split(".")[0])
+    return int(path.stem)
 
 
 def _resume(model, state_dir):
@@ -283,7 +294,7 @@ def _resume(model, state_dir):
     found = _backups(state_dir)
     if not found:
         return _read_log(state_dir).iloc[:0]
-    model.load_weights(found[-1])
+    _load_state(model, found[-1])
     return _read_log(state_dir).iloc[: _epochs_of(found[-1])]
 
 
@@ -421,8 +432,8 @@ def fit(
         verbose=verbose,
     )
     history = _read_log(state_dir)
-    if (state_dir / "best.weights.h5").exists():
-        model.load_weights(state_dir / "best.weights.h5")
+    if (state_dir / "best.npz").exists():
+        _load_state(model, state_dir / "best.npz")
     best_auc, best_epoch = _best(history)
     seconds = earlier.seconds.sum() + time.perf_counter() - started
     if save:

@@ -57,13 +57,14 @@ def test_an_interrupted_computation_goes_on_where_it_was(prepared, monkeypatch):
         return original(images, rows, views)
 
     monkeypatch.setattr(features, "SECONDS_BETWEEN_SAVES", 0)
+    monkeypatch.setattr(features, "PIXELS_A_STEP", 0)
     monkeypatch.setattr(input_pipeline, "read_images", fail_late)
     with pytest.raises(KeyboardInterrupt):
         features.extract(prepared, model, "pooled", views=(0,))
     assert not path.exists()
     again = features.extract(prepared, model, "pooled", views=(0,)).array
     np.testing.assert_array_equal(again, whole)
-    assert calls[3][0] == 2 * features.IMAGES_A_STEP  # not from the start
+    assert calls[3][0] == 2 * features.images_a_step(prepared.images.shape[1])  # not from the start
     assert not list(path.parent.glob("*.part*"))
 
 
