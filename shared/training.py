@@ -545,7 +545,7 @@ def continue_training(prepared, former, *, name, epochs, learning_rate, **option
         FileNotFoundError: no such model.
         UsageError: it takes images of another size, or was fitted without an optimiser.
     """
-    model = load_model(prepared.settings.run_dir, former)
+    model = load_model(prepared.settings.run_dir, former, optimizer=True)
     check_size(model, prepared)
     if getattr(model, "optimizer", None) is None:
         raise UsageError(f"{former}: saved without an optimiser (its head was fitted in one step); continue another")
@@ -647,17 +647,21 @@ def save_model(run_dir, name, model):
         model.save(temporary)
 
 
-def load_model(run_dir, name):
-    """Load `models/<name>.keras` with its optimiser; raises FileNotFoundError that names the file."""
-    return load_file(model_path(run_dir, name))
+def load_model(run_dir, name, *, optimizer=False):
+    """Load `models/<name>.keras`; as `load_file`."""
+    return load_file(model_path(run_dir, name), optimizer=optimizer)
 
 
-def load_file(path):
-    """Load a `.keras` file of the series with its optimiser; raises FileNotFoundError that names the file."""
+def load_file(path, *, optimizer=False):
+    """Load a `.keras` file of the series, with its optimiser where it is to be trained on.
+
+    Raises:
+        FileNotFoundError: there is none; names the file.
+    """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: run the notebook that trains {path.stem!r} first")
-    return keras.models.load_model(path)
+    return keras.models.load_model(path, compile=optimizer)
 
 
 def check_size(model, prepared):

@@ -108,6 +108,6 @@ def test_fine_tuning_on_a_cached_layer_changes_the_whole_model_behind_it_only(pr
     np.testing.assert_array_equal(before["block_3_expand"], after["block_3_expand"])
     np.testing.assert_array_equal(before["block_5_expand_BN"], after["block_5_expand_BN"])
     rows = prepared.rows("test")
-    saved = training.load_model(prepared.settings.run_dir, "tuned")
+    saved = training.load_model(prepared.settings.run_dir, "tuned", optimizer=True)
     np.testing.assert_allclose(training.predict_scores(saved, prepared.images, rows, tta=True), scores[rows], atol=5e-3)
     assert int(saved.optimizer.iterations) > 0

@@ -148,7 +148,7 @@ def test_class_weights_balance_and_average_to_one():
 def test_training_can_be_continued_with_the_optimisers_state(tmp_path):
     prepared = make_prepared(tmp_path, epochs=2)
     training.fit(tiny_model(), prepared, name="first")
-    before = training.load_model(tmp_path, "first")
+    before = training.load_model(tmp_path, "first", optimizer=True)
     steps = int(before.optimizer.iterations)
     assert steps > 0
     model, result = training.continue_training(prepared, "first", name="second", epochs=2, learning_rate=1e-3)
