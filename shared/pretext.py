@@ -170,7 +170,7 @@ def draw_textures(count, *, seed, n_jobs=-1):
 
 
 # ------------------------------------------------------------------ training
-def train(out=WEIGHTS_FILE, *, textures=24_000, epochs=7, batch_size=64, seed=0, n_jobs=-1):
+def train(out=WEIGHTS_FILE, *, textures=40_000, epochs=10, batch_size=64, seed=0, n_jobs=-1):
     """Train the backbone on textures and save it; return the scores on 2,000 textures that it has not seen.
 
     Args:
@@ -256,8 +256,8 @@ def main(arguments=None):
         prog="python -m shared.pretext", description="Train the demo backbone on textures."
     )
     parser.add_argument("--out", type=Path, default=WEIGHTS_FILE, help="file to write, NAME.weights.h5")
-    parser.add_argument("--textures", type=int, default=24_000)
-    parser.add_argument("--epochs", type=int, default=7)
+    parser.add_argument("--textures", type=int, default=40_000)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     scores = train(options.out, textures=options.textures, epochs=options.epochs, seed=options.seed)

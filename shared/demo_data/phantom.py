@@ -131,6 +131,7 @@ class View:
 
 
 # ---------------------------------------------------------------------- plan
+TEST_SHARE = 0.30  # more than in CBIS-DDSM (0.20), for narrower intervals on few patients
 BLOCK = 20  # lesions of one kind and split in which the share of malignant ones is exact
 
 
@@ -177,7 +178,7 @@ def _is_malignant(seed, acquisition, group, position):
 
 
 def _draw_split(rng, in_both_splits):
-    first = TEST if rng.random() < 0.22 else TRAIN
+    first = TEST if rng.random() < TEST_SHARE else TRAIN
     second = {TRAIN: TEST, TEST: TRAIN}[first] if in_both_splits else first
     return {MASS: first, CALC: second}
 
