@@ -72,9 +72,10 @@ def make_dataset(
     Args:
         images: the image store, uint8 (N, S, S), memory-mapped or not; or an object with a method
             `read(rows, views) -> batch`, as `features.CachedViews` has.
-        labels: int (N,), class of each row of `images`; None gives batches of images alone.
+        labels: int (N,), class of each row of `images`; None gives batches of images alone, the last one filled up
+            with copies of the last image, because TensorFlow compiles a network anew for a batch of another size.
         rows: int (n,), the rows to use.
-        batch_size: images a step; the last batch may be smaller.
+        batch_size: images a step; with labels the last batch may be smaller.
         shuffle: new order each epoch.
         augment: a Keras model as from `make_augmentation`, applied to training batches only; None leaves them.
         balanced: draw both classes equally often; an epoch keeps its length.
@@ -94,6 +95,9 @@ def make_dataset(
         batches = _at_random(rows, views, classes, batch_size, seed, epoch or itertools.count().__next__)
     else:
         order = np.repeat(rows, len(views)), np.tile(views, len(rows))
+        if labels is None:
+            batch_size = min(batch_size, len(order[0]))
+            order = tuple(np.pad(numbers, (0, -len(numbers) % batch_size), mode="edge") for numbers in order)
         batches = tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
     read = images.read if hasattr(images, "read") else lambda rows, views: read_images(images, rows, views)
     sample = read(rows[:1], views[:1])

@@ -106,7 +106,7 @@ class ClinicalMonitor(keras.callbacks.Callback):
     is the mean of one class against the rest, and the two-class figures are left out.
 
     Args:
-        dataset: batches of images in the order of `labels`, without shuffling.
+        dataset: batches of images in the order of `labels`, without shuffling; more behind them are passed over.
         labels: int (n,).
         floor: sensitivity at that specificity below which `message` warns.
         views: how many views of each row `dataset` holds; their scores are averaged.
@@ -121,7 +121,7 @@ class ClinicalMonitor(keras.callbacks.Callback):
         self.started = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
-        scores = _average_views(self.model.predict(self.dataset, verbose=0), self.views)
+        scores = _average_views(self.model.predict(self.dataset, verbose=0), len(self.labels), self.views)
         logs.update(validation_figures(self.labels, scores), seconds=time.perf_counter() - self.started)
         self.count(epoch, logs)
 
@@ -700,10 +700,10 @@ def predict_scores(model, images, rows, *, batch_size=64, tta=False):
 
 def _predict_views(model, images, rows, batch_size, views):
     dataset = input_pipeline.make_dataset(images, None, rows, batch_size=batch_size, views=views)
-    return _average_views(model.predict(dataset, verbose=0), len(views))
+    return _average_views(model.predict(dataset, verbose=0), len(rows), len(views))
 
 
-def _average_views(scores, views):
-    """(n * views, classes) in row-major order -> (n,) or (n, classes)."""
-    scores = scores.astype(np.float64).reshape(-1, views, scores.shape[-1]).mean(axis=1)
+def _average_views(scores, count, views):
+    """(count * views or more, classes) in row-major order -> (count,) or (count, classes)."""
+    scores = scores[: count * views].astype(np.float64).reshape(count, views, scores.shape[-1]).mean(axis=1)
     return scores[:, 0] if scores.shape[-1] == 1 else scores
