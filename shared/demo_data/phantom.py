@@ -327,8 +327,8 @@ def _draw_geometry(rng, body, shape, view):
     else:
         nipple_y, above, below = h * rng.uniform(0.56, 0.64), h * body.uniform(0.62, 0.85), h * body.uniform(0.32, 0.37)
     power = body.uniform(1.9, 2.4)
-    wobble = rng.normal(0, 0.012, 4)
-    half = np.where(y < nipple_y, above, below)
+    wobble = rng.normal(0, 0.012, 4).tolist()  # an array's own floats would make all others float64
+    half = np.where(y < nipple_y, np.float32(above), np.float32(below))
     down = np.abs(y - nipple_y) / half
     angle = np.arctan2(y - nipple_y, x + 1)
     across = depth * (1 + sum(wobble[k] * np.sin((k + 1.5) * angle + k) for k in range(4)))
@@ -587,7 +587,7 @@ def _expose(rng, body, signal, inside, hospital):
     grain = rng.uniform(*hospital.grain)
     noise = rng.standard_normal(signal.shape, dtype=np.float32)
     noise = 0.8 * noise + 1.4 * cv2.GaussianBlur(noise, (0, 0), 0.8)
-    image = image + grain * noise * np.where(inside, 1.0, 0.5)
+    image = image + grain * noise * np.where(inside, np.float32(1), np.float32(0.5))
     for _ in range(int(rng.poisson(3))):  # dust and scratches
         place = (int(rng.integers(0, signal.shape[1])), int(rng.integers(0, signal.shape[0])))
         image[place[1] : place[1] + 1 + int(rng.integers(0, 2)), place[0] : place[0] + 1] += rng.choice([-0.3, 0.3])
