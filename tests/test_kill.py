@@ -1,6 +1,6 @@
 """Killed at any moment and started again; a disk that fills up: nothing half-written, nothing lost.
 
-By hand, with the real notebooks on the demo data (half an hour): MAMMO_KILL_RUNS=20 pytest tests/test_kill.py -k any_moment
+By hand, half an hour with the real notebooks on the demo data: MAMMO_KILL_RUNS=20 pytest tests/test_kill.py -k any
 """
 
 import contextlib
