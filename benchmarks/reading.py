@@ -12,6 +12,7 @@ from shared import images
 
 SIZE = 224  # pixels
 BATCH = 32
+CROPS = 2864  # training crops of CBIS-DDSM
 
 
 # ----------------------------------------------------------- one mammogram
@@ -54,7 +55,7 @@ def _errors(path, sides):
 # ------------------------------------------------------------------- epochs
 def epoch(folder, *, quick):
     """Images a second into the model, flipped at random, in epochs after the first."""
-    count, repeats = (64, 2) if quick else (1000, 5)
+    count, repeats = (64, 2) if quick else (CROPS, 5)
     paths = inputs.write_crops(folder / "crops", count)
     full = folder / "full.jpg"
     inputs.write_mammogram(full)
@@ -85,11 +86,12 @@ def _time_epochs(paths, full, folder, repeats):
     return {name: [counts[name] / value for value in values] for name, values in times.items()}
 
 
-OUR_EPOCHS = 5  # a turn; one alone is too short to be timed well
+OUR_EPOCHS = 3  # a turn; one alone is too short to be timed well
 
 
 def _our_loader(paths, folder):
     from shared import input_pipeline
+    from shared.backend import tf
 
     store = np.lib.format.open_memmap(folder / "store.npy", "w+", np.uint8, (len(paths), SIZE, SIZE))
     for row, path in enumerate(paths):
@@ -100,7 +102,12 @@ def _our_loader(paths, folder):
     dataset = input_pipeline.make_dataset(
         store, labels, np.arange(len(paths)), batch_size=BATCH, shuffle=True, views=input_pipeline.ALL_VIEWS
     )
-    return lambda: [_drain(dataset) for _ in range(OUR_EPOCHS)]
+
+    @tf.function  # as in `fit`: one batch after the other is taken within TensorFlow, not by Python
+    def count_images():
+        return dataset.reduce(np.int64(0), lambda count, batch: count + tf.shape(batch[0], tf.int64)[0])
+
+    return lambda: [count_images() for _ in range(OUR_EPOCHS)]
 
 
 def _drain(batches):
@@ -151,7 +158,7 @@ def _dataframe_loader(paths):
 # ------------------------------------------------------------------- memory
 def memory(folder, *, quick):
     """The crops of a whole data set at 224 px in memory."""
-    count = 200 if quick else 2864
+    count = 200 if quick else CROPS
     children = {
         side: measure.in_child(read, folder=folder, count=count)
         for side, read in (("ours", _hold_store), ("theirs", _hold_float32))
