@@ -22,6 +22,12 @@ USER_ERRORS = (DataError.__name__, UsageError.__name__)
 KEPT_CELL_METADATA = ("tags",)
 MEMORY_INTERVAL = 0.25  # seconds between two looks at the kernel's memory
 
+# A kernel that leaves, once all else that waits for its end has been done, without taking TensorFlow apart: 1.3 s.
+KERNEL = (
+    "import atexit, os, runpy; atexit.register(os._exit, 0); "
+    "runpy.run_module('ipykernel_launcher', run_name='__main__')"
+)
+
 
 class NotebookError(RuntimeError):
     """A cell failed. Exit status 1. `where` is the executed copy, up to and with the failed cell."""
@@ -33,7 +39,7 @@ class NotebookError(RuntimeError):
 
 @dataclass(frozen=True)
 class Execution:
-    """What one notebook took: wall-clock `seconds`, and `peak_memory_mb` of its kernel and the kernel's children."""
+    """What one notebook took: wall-clock `seconds`, and `peak_memory_mb` of all kernels and their children."""
 
     seconds: float
     peak_memory_mb: float
@@ -82,7 +88,65 @@ def default_parameters(notebook):
     return parameters
 
 
-def execute_copy(source, target, parameters, *, cwd, run_dir, progress=None):
+def imports_of(code):
+    """Return the modules that a notebook's cells import, as names of which some may be a module's functions."""
+    names = []
+    for source in code:
+        try:
+            body = ast.parse(source).body
+        except SyntaxError:  # a magic command
+            continue
+        for node in body:
+            if isinstance(node, ast.Import):
+                names += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+@contextlib.contextmanager
+def kernel_reserve(*, cwd, run_dir):
+    """Give a function that starts a notebook's kernel, and that of the notebook after it.
+
+    Starting Python and importing TensorFlow takes five seconds, mostly on one core: the next kernel does so, by the
+    imports of its own notebook, while this one works. All kernels are stopped at the end.
+
+    Args:
+        cwd: the kernels' working directory.
+        run_dir: what MAMMO_RUN_DIR is to be for them.
+    Yields:
+        function (code, next_code or None) -> kernel manager, for `execute_copy`; `code` as from `code_of`, a tuple.
+        The kernels of earlier calls are stopped, but for the one that was started for `code`.
+    """
+    from jupyter_core.utils import run_sync
+
+    kernels = {}
+
+    def start(code):
+        kernels[code] = _kernel_manager()
+        lines = [f"--IPKernelApp.exec_lines=__import__({name!r});" for name in imports_of(code)]
+        with _kernel_environment(run_dir):
+            run_sync(kernels[code].start_kernel)(cwd=str(cwd), extra_arguments=lines)
+
+    def stop(code):
+        run_sync(kernels.pop(code).shutdown_kernel)()
+
+    def take(code, next_code):
+        for other in kernels.keys() - {code}:
+            stop(other)
+        for needed in (code, next_code):
+            if needed is not None and needed not in kernels:
+                start(needed)
+        return kernels[code]
+
+    try:
+        yield take
+    finally:
+        for code in list(kernels):
+            stop(code)
+
+
+def execute_copy(source, target, parameters, *, kernel, progress=None):
     """Execute notebook `source` with papermill and write the executed copy to `target`.
 
     The copy appears under its name once the notebook has ended well; where a cell failed it is kept as
@@ -92,8 +156,7 @@ def execute_copy(source, target, parameters, *, cwd, run_dir, progress=None):
         source: path of the notebook.
         target: path of the executed copy.
         parameters: {NAME: value} to inject.
-        cwd: the kernel's working directory.
-        run_dir: what MAMMO_RUN_DIR is to be for the kernel.
+        kernel: as from `kernel_reserve`.
         progress: options of a tqdm bar over the cells, or None for no bar.
     Returns:
         Execution
@@ -107,15 +170,18 @@ def execute_copy(source, target, parameters, *, cwd, run_dir, progress=None):
     target = Path(target).resolve()
     failed = target.with_suffix(".failed.ipynb")
     start = time.monotonic()
-    with artifacts.whole_file(target) as temporary, _kernel_environment(run_dir), peak_memory() as peak:
+    with artifacts.whole_file(target) as temporary, peak_memory() as peak:
         try:
             papermill.execute_notebook(
                 _load_node(source),
                 str(temporary).replace("{", "{{").replace("}", "}}"),  # papermill formats its paths
                 parameters=parameters,
-                cwd=str(cwd),
                 progress_bar=progress or False,
-                **_kernel_options(),
+                kernel_name="python3",
+                language="python",
+                km=kernel,
+                coalesce_streams=True,
+                start_timeout=120,
             )
         except PapermillExecutionError as error:
             temporary.replace(failed)
@@ -147,7 +213,8 @@ def execute_in_place(path, *, run_dir):
 
     path = Path(path).resolve()
     copy = Path(run_dir) / "notebooks" / path.name
-    execution = execute_copy(path, copy, {}, cwd=path.parent, run_dir=run_dir)
+    with kernel_reserve(cwd=path.parent, run_dir=run_dir) as kernel_for:
+        execution = execute_copy(path, copy, {}, kernel=kernel_for(tuple(code_of(read_notebook(path))), None))
     artifacts.write_text(path, nbformat.writes(clean(nbformat.read(copy, as_version=4))) + "\n")
     return execution
 
@@ -233,8 +300,8 @@ def _load_node(source):
     return nbformat.read(source, as_version=4)
 
 
-def _kernel_options():
-    """Make the kernel this very interpreter, whatever kernels a machine has registered as `python3`."""
+def _kernel_manager():
+    """Return a manager of a kernel that is this very interpreter, whatever a machine has registered as `python3`."""
     import logging
 
     import zmq
@@ -250,7 +317,7 @@ def _kernel_options():
 
         @property
         def kernel_spec(self):
-            argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+            argv = [sys.executable, "-c", KERNEL, "-f", "{connection_file}"]
             return KernelSpec(**{**get_kernel_dict(), "argv": argv})
 
         async def start_kernel(self, **options):  # what the kernel says past the notebook is not for the user
@@ -258,13 +325,7 @@ def _kernel_options():
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
     logging.getLogger("traitlets").setLevel(logging.ERROR)
-    return {
-        "kernel_name": "python3",
-        "language": "python",
-        "kernel_manager_class": ThisPython,
-        "coalesce_streams": True,
-        "start_timeout": 120,
-    }
+    return ThisPython(kernel_name="python3")
 
 
 @contextlib.contextmanager

@@ -476,6 +476,11 @@ def _now():
 
 # ---------------------------------------------------------------- the stages
 def _run_stages(record, stages, basis, run_dir, *, force, say):
+    with execution.kernel_reserve(cwd=project_root(), run_dir=run_dir) as kernel_for:
+        _run_with(kernel_for, record, stages, basis, run_dir, force=force, say=say)
+
+
+def _run_with(kernel_for, record, stages, basis, run_dir, *, force, say):
     clock = {name: entry.get("seconds") for name, entry in record["stages"].items()}
     for number, stage in enumerate(stages, start=1):
         label = f"[{number}/{len(stages)}] {stage.name}"
@@ -497,7 +502,8 @@ def _run_stages(record, stages, basis, run_dir, *, force, say):
         if not sys.stderr.isatty():
             say(f"{label}: running …")
         try:
-            _run_stage(stage, entry, run_dir, label)
+            kernel = kernel_for(stage.code, stages[number].code if number < len(stages) else None)
+            _run_stage(stage, entry, run_dir, label, kernel)
         except BaseException as error:
             entry.update(status="failed", error=str(error) or "interrupted")
             record.update(status="failed", finished=_now())
@@ -510,7 +516,7 @@ def _run_stages(record, stages, basis, run_dir, *, force, say):
         say(f"{label}: {entry['seconds']:.0f} s{left}")
 
 
-def _run_stage(stage, entry, run_dir, label):
+def _run_stage(stage, entry, run_dir, label, kernel):
     before = _files(run_dir)
     copy = run_dir / "notebooks" / stage.path.name
     bar = {"desc": label, "leave": False, "bar_format": "{desc} {bar:20} cell {n}/{total} [{elapsed}<{remaining}]"}
@@ -518,8 +524,7 @@ def _run_stage(stage, entry, run_dir, label):
         stage.path,
         copy,
         stage.parameters,
-        cwd=project_root(),
-        run_dir=run_dir,
+        kernel=kernel,
         progress=bar if sys.stderr.isatty() else None,
     )
     page = execution.write_html(copy)

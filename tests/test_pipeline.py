@@ -139,6 +139,17 @@ def test_the_kernel_is_this_python(tmp_path, write_notebook, monkeypatch):
     run(tmp_path)
 
 
+def test_the_next_kernel_loads_what_its_notebook_imports(tmp_path, write_notebook):
+    look = "import sys\nassert 'wave' in sys.modules and 'cgitb' not in sys.modules\nassert 'wave' not in globals()"
+    write_notebook("01_first", "import sys\nassert 'wave' not in sys.modules")
+    write_notebook("02_second", look, "%pwd\nimport cgitb", "import wave", "from os import path")
+    run(tmp_path)
+    write_notebook("02_second", "import no_such_module")
+    with pytest.raises(execution.NotebookError, match=r"02_second\.ipynb: cell .*no_such_module"):
+        run(tmp_path, force=True)
+    assert not psutil.Process().children(recursive=True)
+
+
 def test_failed_cell(tmp_path, write_notebook):
     write_notebook("01_first", counting("a"))
     write_notebook("02_second", "x = 1", "# divide\n1 / 0", counting("b"))
