@@ -137,6 +137,7 @@ def plot_learning_curves(history, *, best_epoch=None, title=""):
         if best_epoch is not None:
             axis.axvline(best_epoch, color="#666666", linestyle=":", label="kept")
         axis.set(xlabel="epoch", ylabel={"loss": "loss", "auc": "AUC"}[quantity])
+        axis.locator_params(axis="x", integer=True)
     axes[1].axhline(0.5, color="#999999", linestyle="--", linewidth=1)
     axes[1].set_ylim(min(0.4, axes[1].get_ylim()[0]), 1.0)
     axes[0].legend()
