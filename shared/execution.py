@@ -116,34 +116,36 @@ def kernel_reserve(*, cwd, run_dir):
         run_dir: what MAMMO_RUN_DIR is to be for them.
     Yields:
         function (code, next_code or None) -> kernel manager, for `execute_copy`; `code` as from `code_of`, a tuple.
-        The kernels of earlier calls are stopped, but for the one that was started for `code`.
+        It stops the kernel that it gave before; no kernel serves two notebooks.
     """
     from jupyter_core.utils import run_sync
 
-    kernels = {}
+    working, spare = {}, {}  # {code: kernel}, one at most in each
 
     def start(code):
-        kernels[code] = _kernel_manager()
+        kernel = _kernel_manager()
         lines = [f"--IPKernelApp.exec_lines=__import__({name!r});" for name in imports_of(code)]
         with _kernel_environment(run_dir):
-            run_sync(kernels[code].start_kernel)(cwd=str(cwd), extra_arguments=lines)
+            run_sync(kernel.start_kernel)(cwd=str(cwd), extra_arguments=lines)
+        return kernel
 
-    def stop(code):
-        run_sync(kernels.pop(code).shutdown_kernel)()
+    def stop(kernels):
+        while kernels:
+            run_sync(kernels.popitem()[1].shutdown_kernel)()
 
     def take(code, next_code):
-        for other in kernels.keys() - {code}:
-            stop(other)
-        for needed in (code, next_code):
-            if needed is not None and needed not in kernels:
-                start(needed)
-        return kernels[code]
+        stop(working)
+        working[code] = spare.pop(code, None) or start(code)
+        stop(spare)  # of a notebook that need not run after all
+        if next_code is not None:
+            spare[next_code] = start(next_code)
+        return working[code]
 
     try:
         yield take
     finally:
-        for code in list(kernels):
-            stop(code)
+        stop(working)
+        stop(spare)
 
 
 def execute_copy(source, target, parameters, *, kernel, progress=None):

@@ -150,6 +150,12 @@ def test_the_next_kernel_loads_what_its_notebook_imports(tmp_path, write_noteboo
     assert not [child for child in psutil.Process().children() if "ipykernel" in " ".join(child.cmdline())]
 
 
+def test_no_kernel_serves_two_notebooks(tmp_path, write_notebook):
+    for name in ("01_first", "02_second", "03_third"):
+        write_notebook(name, "assert 'seen' not in globals()\nseen = True")
+    run(tmp_path)
+
+
 def test_failed_cell(tmp_path, write_notebook):
     write_notebook("01_first", counting("a"))
     write_notebook("02_second", "x = 1", "# divide\n1 / 0", counting("b"))
