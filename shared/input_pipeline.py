@@ -110,9 +110,13 @@ def make_dataset(
         batch.set_shape((None, *sample.shape[1:]))
         return batch if targets is None else (batch, tf.gather(targets, rows))
 
+    def change(batch, *truth):
+        batch = augment(tf.cast(batch, tf.float32), training=True)
+        return (batch, *truth) if truth else batch
+
     batches = batches.map(load, num_parallel_calls=2, deterministic=True)
     if augment is not None:  # one batch after the other, so that the random numbers keep their order
-        batches = batches.map(lambda batch, truth: (augment(tf.cast(batch, tf.float32), training=True), truth))
+        batches = batches.map(change)
     return batches.prefetch(2).with_options(_as_written())
 
 

@@ -86,7 +86,8 @@ def run_series(options, *, notebooks_dir=None, say=print):
         else:
             check_inputs(settings, weights_given="WEIGHTS" in values)
             _remove_leftovers(settings.run_dir)
-            _run_stages(record, stages, basis, settings.run_dir, force=options.force, say=say)
+            with execution.kernel_reserve(cwd=project_root(), run_dir=settings.run_dir) as kernel_for:
+                _run_stages(record, stages, basis, settings.run_dir, kernel_for, force=options.force, say=say)
         finish(record, settings.run_dir, say=say)
     return settings.run_dir
 
@@ -475,12 +476,7 @@ def _now():
 
 
 # ---------------------------------------------------------------- the stages
-def _run_stages(record, stages, basis, run_dir, *, force, say):
-    with execution.kernel_reserve(cwd=project_root(), run_dir=run_dir) as kernel_for:
-        _run_with(kernel_for, record, stages, basis, run_dir, force=force, say=say)
-
-
-def _run_with(kernel_for, record, stages, basis, run_dir, *, force, say):
+def _run_stages(record, stages, basis, run_dir, kernel_for, *, force, say):
     clock = {name: entry.get("seconds") for name, entry in record["stages"].items()}
     for number, stage in enumerate(stages, start=1):
         label = f"[{number}/{len(stages)}] {stage.name}"

@@ -93,6 +93,9 @@ def test_augmentation_changes_images_keeps_the_range_and_repeats_with_the_seed()
 def test_without_labels_there_are_images_alone_and_no_rows_are_refused():
     batches = list(input_pipeline.make_dataset(IMAGES, None, [1, 2, 3], batch_size=2))
     assert [tuple(batch.shape) for batch in batches] == [(2, 8, 8, 1)] * 2  # all alike: compiled once
+    augment = input_pipeline.make_augmentation(seed=0)
+    changed = list(input_pipeline.make_dataset(IMAGES, None, [1, 2, 3], batch_size=2, augment=augment))
+    assert [tuple(batch.shape) for batch in changed] == [(2, 8, 8, 1)] * 2
     np.testing.assert_array_equal(np.concatenate(batches)[..., 0], IMAGES[[1, 2, 3, 3]])
     (batch,) = input_pipeline.make_dataset(IMAGES, None, [1, 2], batch_size=64)
     assert batch.shape == (2, 8, 8, 1)
