@@ -13,8 +13,8 @@ import psutil
 from tqdm import tqdm
 
 from benchmarks import frozen, reading, scale
-from shared import artifacts
-from shared.schema import UsageError
+from shared.run import artifacts
+from shared.run.schema import UsageError
 
 ROWS = {
     "mammogram": reading.mammogram,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from shared import native_output
+from shared.run import native_output
 
 SAMPLE_SECONDS = 0.01  # between two looks at a child's memory
 MB = 1e6

@@ -185,7 +185,7 @@ def doctor_command(arguments):
 
 def bench_command(arguments):
     """Measure; see `benchmarks.bench.run`."""
-    from shared.config import project_root
+    from shared.run.config import project_root
 
     sys.path.insert(0, str(project_root()))  # benchmarks/ is no part of the package
     from benchmarks import bench
@@ -204,7 +204,7 @@ def bench_command(arguments):
 def main(argv=None):
     """Run the command line and return the exit status."""
     arguments = build_parser().parse_args(argv)
-    from shared.schema import DataError, UsageError
+    from shared.run.schema import DataError, UsageError
 
     signal.signal(signal.SIGTERM, _interrupt)
     try:

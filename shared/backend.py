@@ -4,7 +4,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings and errors only, once it runs
 
-from shared.native_output import held_back
+from shared.run.native_output import held_back
 
 with held_back():
     import keras

@@ -8,8 +8,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from shared.config import project_root
-from shared.native_output import held_back
+from shared.run.config import project_root
+from shared.run.native_output import held_back
 
 PYTHON_VERSIONS = ((3, 11), (3, 13))  # first and last that the pinned packages support
 MEMORY_GB = 3.0

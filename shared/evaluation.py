@@ -6,8 +6,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from shared import artifacts, metrics
-from shared.schema import BASELINES, TEST, TRAIN, VALIDATION, DataError
+from shared import metrics
+from shared.run import artifacts
+from shared.run.schema import BASELINES, TEST, TRAIN, VALIDATION, DataError
 
 DESCRIPTORS = ("shape", "margins", "calc_type", "calc_distribution")
 

@@ -14,8 +14,8 @@ from subprocess import DEVNULL
 
 import psutil
 
-from shared import artifacts
-from shared.schema import DataError, UsageError
+from shared.run import artifacts
+from shared.run.schema import DataError, UsageError
 
 PARAMETERS_TAG = "parameters"
 USER_ERRORS = (DataError.__name__, UsageError.__name__)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from shared.backend import keras, ops, tf
-from shared.schema import UsageError
+from shared.run.schema import UsageError
 
 CAM_METHODS = ("gradcam", "gradcam++", "hirescam", "layercam", "scorecam", "eigencam")
 METHODS = (*CAM_METHODS, "occlusion", "integrated_gradients")

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from shared import artifacts, metrics, predict
-from shared.native_output import held_back
-from shared.schema import TEST, TRAIN, UsageError
+from shared import metrics, predict
+from shared.run import artifacts
+from shared.run.native_output import held_back
+from shared.run.schema import TEST, TRAIN, UsageError
 
 KINDS = ("float16", "int8")
 CALIBRATION_IMAGES = 100

@@ -17,8 +17,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from shared import artifacts, images, input_pipeline, models
+from shared import images, input_pipeline, models
 from shared.backend import keras
+from shared.run import artifacts
 
 SECONDS_BETWEEN_SAVES = 10
 MAX_VALUES = 160_000  # of an image, all views together: 0.3 MB on disk

@@ -19,8 +19,9 @@ import pandas as pd
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from shared import __version__, artifacts
-from shared.schema import DataError, UsageError
+from shared import __version__
+from shared.run import artifacts
+from shared.run.schema import DataError, UsageError
 
 MAX_PIXELS = 89_000_000  # more than any mammogram; what is larger is refused before it is decoded
 MAX_BYTES = 12 * MAX_PIXELS  # of one array: three channels of float32

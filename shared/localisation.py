@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from shared import metrics
-from shared.schema import UsageError
+from shared.run.schema import UsageError
 
 FILE = "results/gradcam_visualizations/localisation.csv"
 COLUMNS = ("model", "method", "measure", "value", "low", "high")

@@ -17,7 +17,7 @@ import numpy as np
 
 from shared import pretrained
 from shared.backend import keras, layers
-from shared.schema import UsageError
+from shared.run.schema import UsageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from shared import __version__, artifacts, datasets, execution
-from shared.config import PROFILES, project_root, resolve_settings
-from shared.schema import DataError, UsageError
+from shared import __version__, datasets, execution
+from shared.run import artifacts
+from shared.run.config import PROFILES, project_root, resolve_settings
+from shared.run.schema import DataError, UsageError
 
 RECORD_FILE = "run.json"
 LOCK_FILE = ".lock"

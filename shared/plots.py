@@ -12,8 +12,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from shared import artifacts, metrics
-from shared.schema import BASELINES
+from shared import metrics
+from shared.run import artifacts
+from shared.run.schema import BASELINES
 
 TRAIN_COLOUR, VALIDATION_COLOUR, TEST_COLOUR, EXCLUDED_COLOUR = "#0072B2", "#E69F00", "#009E73", "#999999"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -8,9 +8,10 @@ import pandas as pd
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from shared import artifacts, images
-from shared.native_output import held_back
-from shared.schema import DataError, UsageError
+from shared import images
+from shared.run import artifacts
+from shared.run.native_output import held_back
+from shared.run.schema import DataError, UsageError
 
 SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg", ".pgm", ".tif", ".tiff", ".bmp", ".npz", ".npy")
 COLUMNS = ("image", "score", "threshold", "prediction", "problem")

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from shared import artifacts, datasets, images, splits
-from shared.config import Settings
-from shared.schema import TEST, DataError, UsageError
+from shared import datasets, images, splits
+from shared.run import artifacts
+from shared.run.config import Settings
+from shared.run.schema import TEST, DataError, UsageError
 
 
 @dataclass(frozen=True)

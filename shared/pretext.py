@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from joblib import Parallel, delayed
 
-from shared import artifacts
 from shared.demo_data.phantom import random_fields
+from shared.run import artifacts
 
 SIDE = 64  # smaller than the demo's images: the network is convolutional, and this costs less than half
 WEIGHTS_FILE = Path(__file__).parent / "weights/mobilenetv2_0.35_demo.weights.h5"

@@ -5,8 +5,8 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.config import project_root
-from shared.schema import UsageError
+from shared.run.config import project_root
+from shared.run.schema import UsageError
 
 KEYWORDS = ("imagenet", "demo", "none")
 DEMO_BACKBONE = "mobilenetv2"

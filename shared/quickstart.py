@@ -17,8 +17,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from shared import (
-    artifacts,
-    config,
     ensembles,
     evaluation,
     explain,
@@ -31,7 +29,8 @@ from shared import (
     pretrained,
     training,
 )
-from shared.schema import BASELINES, UsageError
+from shared.run import artifacts, config
+from shared.run.schema import BASELINES, UsageError
 
 MODEL_TYPES = {
     "simple_vgg": "deep_cnn",  # stacked 3 × 3 convolutions from scratch; the pretrained one is "vgg16"

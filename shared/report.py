@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from shared import artifacts, evaluation, metrics
-from shared.schema import BASELINES, EXCLUDED, TEST
+from shared import evaluation, metrics
+from shared.run import artifacts
+from shared.run.schema import BASELINES, EXCLUDED, TEST
 
 TEMPLATES = Path(__file__).parent / "templates"
 UNANSWERED = "not answered by this run"
@@ -202,7 +203,7 @@ def left_out(run_dir, run, models):
     if told or weights is None or not any(name.startswith("04") for name in run.get("stages", {})):
         return dict(told)
     from shared import pretrained
-    from shared.schema import UsageError
+    from shared.run.schema import UsageError
 
     try:
         available = pretrained.available_backbones(weights)

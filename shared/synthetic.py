@@ -16,8 +16,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from shared import artifacts, datasets, images, metrics
-from shared.schema import EXCLUDED, DataError, UsageError
+from shared import datasets, images, metrics
+from shared.run import artifacts
+from shared.run.schema import EXCLUDED, DataError, UsageError
 
 NAME = "png-npz"
 RUNGS = {

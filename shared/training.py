@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from shared import artifacts, features, input_pipeline, models
+from shared import features, input_pipeline, models
 from shared.backend import keras, tf
-from shared.schema import UsageError
+from shared.run import artifacts
+from shared.run.schema import UsageError
 
 LOSSES = {
     "binary_crossentropy": keras.losses.BinaryCrossentropy,

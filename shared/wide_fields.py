@@ -15,7 +15,7 @@ import pandas as pd
 
 from shared import images, preparation
 from shared.preparation import Prepared
-from shared.schema import DataError
+from shared.run.schema import DataError
 
 CLASS_NAMES = ("normal tissue", "lesion")
 KEPT = ("image_id", "patient_id", "side", "split", "fold")

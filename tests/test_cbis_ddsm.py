@@ -11,7 +11,7 @@ import pytest
 
 from shared import datasets, images
 from shared.datasets import cbis_ddsm
-from shared.schema import DataError, UsageError
+from shared.run.schema import DataError, UsageError
 
 MASS = (
     "patient_id,breast_density,left or right breast,image view,abnormality id,abnormality type,mass shape,"

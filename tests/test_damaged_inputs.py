@@ -24,10 +24,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from shared import __main__, artifacts, images, pipeline, preparation
-from shared.config import Settings
+from shared import __main__, images, pipeline, preparation
 from shared.datasets import cbis_ddsm, ddsm_tfrecord, mini_mias
-from shared.schema import PATHOLOGIES, DataError, UsageError
+from shared.run import artifacts
+from shared.run.config import Settings
+from shared.run.schema import PATHOLOGIES, DataError, UsageError
 
 SIZE = 16  # pixels of the image store
 PATIENTS = 26  # even numbers malignant; the last six are the official test split where there is one

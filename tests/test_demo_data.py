@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from shared.demo_data import LAYOUTS, layouts, phantom, write_demo_data
 from shared.demo_data.layouts import CASE_FILES, DICOM_COLUMNS, UID_ROOT, generate_twin
-from shared.schema import DataError, UsageError
+from shared.run.schema import DataError, UsageError
 
 
 def digest(folder):

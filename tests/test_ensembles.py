@@ -9,8 +9,9 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 
-from shared import artifacts, config, ensembles, evaluation, metrics, preparation, schema
-from shared.schema import UsageError
+from shared import ensembles, evaluation, metrics, preparation
+from shared.run import artifacts, config, schema
+from shared.run.schema import UsageError
 
 
 @pytest.fixture

@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shared import artifacts, config, demo_data, evaluation, metrics, preparation
-from shared.config import Settings
+from shared import demo_data, evaluation, metrics, preparation
 from shared.preparation import Prepared
-from shared.schema import MANIFEST_COLUMNS, PREDICTION_COLUMNS, TABLE_COLUMNS, DataError
+from shared.run import artifacts, config
+from shared.run.config import Settings
+from shared.run.schema import MANIFEST_COLUMNS, PREDICTION_COLUMNS, TABLE_COLUMNS, DataError
 
 
 @pytest.fixture

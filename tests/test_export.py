@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shared import __main__, artifacts, export
-from shared.schema import MANIFEST_COLUMNS, UsageError
+from shared import __main__, export
+from shared.run import artifacts
+from shared.run.schema import MANIFEST_COLUMNS, UsageError
 
 keras = pytest.importorskip("keras")
 SIZE = 32

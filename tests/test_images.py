@@ -10,7 +10,7 @@ import pytest
 from shared import images
 from shared.datasets import Dataset
 from shared.images import ImageSteps
-from shared.schema import MANIFEST_COLUMNS, DataError, UsageError
+from shared.run.schema import MANIFEST_COLUMNS, DataError, UsageError
 
 
 def noise(height=40, width=30, seed=0, dtype=np.uint8):

@@ -18,8 +18,9 @@ import pandas as pd
 import psutil
 import pytest
 
-from shared import __main__, artifacts, images, pipeline, preparation
-from shared.config import Settings
+from shared import __main__, images, pipeline, preparation
+from shared.run import artifacts
+from shared.run.config import Settings
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 

@@ -7,7 +7,7 @@ import pytest
 from shared import demo_data
 from shared.__main__ import main
 from shared.datasets import READERS
-from shared.schema import TABLE_COLUMNS
+from shared.run.schema import TABLE_COLUMNS
 
 LAYOUTS = {  # layout: patients, task
     "cbis-ddsm": (36, "malignant"),

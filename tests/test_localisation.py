@@ -6,7 +6,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from shared import localisation
-from shared.schema import UsageError
+from shared.run.schema import UsageError
 
 SIDE = 12
 

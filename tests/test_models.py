@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from shared import models, pretrained
-from shared.schema import UsageError
+from shared.run.schema import UsageError
 
 SIZE = 32
 

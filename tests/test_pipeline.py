@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from shared import execution, pipeline
-from shared.schema import DataError, UsageError
+from shared.run.schema import DataError, UsageError
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 

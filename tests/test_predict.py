@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shared import __main__, artifacts, images, predict
-from shared.schema import DataError, UsageError
+from shared import __main__, images, predict
+from shared.run import artifacts
+from shared.run.schema import DataError, UsageError
 
 keras = pytest.importorskip("keras")
 SIZE = 32

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from shared import demo_data, quickstart
-from shared.schema import BASELINES, TABLE_COLUMNS, UsageError
+from shared.run.schema import BASELINES, TABLE_COLUMNS, UsageError
 
 
 @pytest.fixture(scope="module")

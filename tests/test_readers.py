@@ -12,7 +12,7 @@ import pytest
 
 from shared import datasets, demo_data
 from shared.datasets import ddsm_tfrecord, mini_mias
-from shared.schema import MANIFEST_COLUMNS, DataError, UsageError
+from shared.run.schema import MANIFEST_COLUMNS, DataError, UsageError
 
 OTHER_LAYOUTS = ("cbis-ddsm-dicom", "ddsm-tfrecord", "png-npz", "npz", "mini-mias")
 

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shared import artifacts, evaluation, report
-from shared.schema import MANIFEST_COLUMNS
+from shared import evaluation, report
+from shared.run import artifacts
+from shared.run.schema import MANIFEST_COLUMNS
 
 matplotlib.use("Agg")
 STAGE = {"status": "done", "seconds": 12.3, "peak_memory_mb": 800.0, "outputs": [], "key": "k"}

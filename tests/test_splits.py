@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared import datasets, splits
-from shared.schema import MANIFEST_COLUMNS, DataError
+from shared.run.schema import MANIFEST_COLUMNS, DataError
 
 
 def make_manifest(patients, labels, official=None):

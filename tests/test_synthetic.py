@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from shared import datasets, demo_data, metrics, synthetic
-from shared.config import Settings
-from shared.schema import DataError, UsageError
+from shared.run.config import Settings
+from shared.run.schema import DataError, UsageError
 
 SIZE = 32
 REAL = os.environ.get("MAMMO_PNG_NPZ_DIR", "")

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 from shared import input_pipeline, models, preparation, training
-from shared.config import Settings
-from shared.schema import UsageError
+from shared.run.config import Settings
+from shared.run.schema import UsageError
 
 SIZE = 32
 

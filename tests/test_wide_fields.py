@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from shared import wide_fields
-from shared.config import Settings
 from shared.preparation import Prepared
-from shared.schema import DataError
+from shared.run.config import Settings
+from shared.run.schema import DataError
 
 HEIGHT, WIDTH, RADIUS = 300, 220, 12
 CENTRES = {"a": (150, 60), "b": (60, 120), "c": (240, 40)}  # patient -> (y, x) of the lesion

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from shared.schema import EXCLUDED, DataError, UsageError
+from shared.run.schema import EXCLUDED, DataError, UsageError
 
 READERS = {
     "demo": "shared.datasets.cbis_ddsm",

@@ -12,7 +12,7 @@ import pandas as pd
 
 from shared import images
 from shared.datasets import Dataset
-from shared.schema import EXCLUDED, MANIFEST_COLUMNS, PATHOLOGIES, DataError, UsageError
+from shared.run.schema import EXCLUDED, MANIFEST_COLUMNS, PATHOLOGIES, DataError, UsageError
 
 CASE_FILES = {
     ("mass", "train"): "mass_case_description_train_set.csv",

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from shared import images
 from shared.datasets import cbis_ddsm
-from shared.schema import DataError
+from shared.run.schema import DataError
 
 NAME = "cbis-ddsm-dicom"
 SUBJECT_PREFIXES = ("Mass-", "Calc-")

@@ -31,7 +31,7 @@ from shared.datasets.common import (
     side_and_view,
     subtype_of,
 )
-from shared.schema import DataError
+from shared.run.schema import DataError
 
 NAME = "ddsm-tfrecord"
 TASKS = ("malignant", "abnormal", "subtype")

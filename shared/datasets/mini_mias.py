@@ -17,7 +17,7 @@ import numpy as np
 from shared import images
 from shared.datasets import Dataset
 from shared.datasets.common import build_manifest, check_task, subtype_of
-from shared.schema import DataError
+from shared.run.schema import DataError
 
 NAME = "mini-mias"
 TASKS = ("malignant", "abnormal", "subtype")

@@ -2,7 +2,7 @@
 
 from shared.datasets import Dataset
 from shared.datasets.common import build_manifest, check_task, image_reader, patient_from_name, side_and_view
-from shared.schema import DataError
+from shared.run.schema import DataError
 
 NAME = "npz"
 TASKS = ("malignant", "abnormal")

@@ -18,10 +18,10 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from shared import artifacts
 from shared.demo_data import phantom
 from shared.demo_data.phantom import CALC, MASS, TEST, TRAIN
-from shared.schema import DataError, UsageError
+from shared.run import artifacts
+from shared.run.schema import DataError, UsageError
 
 LAYOUTS = ("cbis-ddsm", "cbis-ddsm-dicom", "ddsm-tfrecord", "png-npz", "npz", "mini-mias")
 DEFAULT_PATIENTS = {

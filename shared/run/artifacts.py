@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from shared.schema import MANIFEST_COLUMNS, PREDICTION_COLUMNS, TABLE_COLUMNS, DataError
+from shared.run.schema import MANIFEST_COLUMNS, PREDICTION_COLUMNS, TABLE_COLUMNS, DataError
 
 TABLE_FILE = "results/model_comparison_table.csv"
 
