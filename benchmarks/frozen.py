@@ -32,7 +32,8 @@ def _train_both(folder, patients, epochs, repeats):
     """Train the same head, same first weights, same order of images, on both sides in turn."""
     import shutil
 
-    from shared import demo_data, metrics, models, preparation, pretrained, training
+    from shared import demo_data, metrics, models, pretrained, training
+    from shared.data import preparation
     from shared.run import config
 
     demo_data.write_demo_data(folder / "demo", patients=patients, progress=False)

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import inputs, measure
-from shared import images
+from shared.data import images
 
 SIZE = 224  # pixels
 BATCH = 32

@@ -262,7 +262,8 @@ def prepare_external(settings, dataset_name, data_dir):
     """
     from dataclasses import replace
 
-    from shared import datasets, images, preparation
+    from shared.data import images, preparation
+    from shared.data import readers as datasets
 
     folder = settings.run_dir / "results/external" / dataset_name
     dataset = datasets.load(dataset_name, data_dir, task=settings.task, input=settings.input)

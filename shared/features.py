@@ -17,8 +17,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from shared import images, input_pipeline, models
+from shared import input_pipeline, models
 from shared.backend import keras
+from shared.data import images
 from shared.run import artifacts
 
 SECONDS_BETWEEN_SAVES = 10

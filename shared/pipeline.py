@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from shared import __version__, datasets, execution
+from shared import __version__, execution
+from shared.data import readers as datasets
 from shared.run import artifacts
 from shared.run.config import PROFILES, project_root, resolve_settings
 from shared.run.schema import DataError, UsageError
@@ -264,7 +265,8 @@ def check_inputs(settings, *, weights_given):
         settings: config.Settings.
         weights_given: the user asked for these weights; then a look whether they can be had is due.
     """
-    from shared import preparation, pretrained
+    from shared import pretrained
+    from shared.data import preparation
 
     preparation.check(settings)
     if weights_given:

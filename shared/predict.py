@@ -8,7 +8,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from shared import images
+from shared.data import images
 from shared.run import artifacts
 from shared.run.native_output import held_back
 from shared.run.schema import DataError, UsageError

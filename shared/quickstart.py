@@ -25,10 +25,10 @@ from shared import (
     metrics,
     models,
     plots,
-    preparation,
     pretrained,
     training,
 )
+from shared.data import preparation
 from shared.run import artifacts, config
 from shared.run.schema import BASELINES, UsageError
 

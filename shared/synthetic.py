@@ -16,7 +16,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from shared import datasets, images, metrics
+from shared import metrics
+from shared.data import images
+from shared.data import readers as datasets
 from shared.run import artifacts
 from shared.run.schema import EXCLUDED, DataError, UsageError
 

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from shared import images, preparation
-from shared.preparation import Prepared
+from shared.data import images, preparation
+from shared.data.preparation import Prepared
 from shared.run.schema import DataError
 
 CLASS_NAMES = ("normal tissue", "lesion")

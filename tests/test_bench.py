@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks import bench, inputs, measure, scale
-from shared import __main__, datasets
+from shared import __main__
+from shared.data import readers as datasets
 
 
 def test_a_childs_memory_is_seen():

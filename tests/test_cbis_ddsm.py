@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from shared import datasets, images
-from shared.datasets import cbis_ddsm
+from shared.data import images
+from shared.data import readers as datasets
+from shared.data.readers import cbis_ddsm
 from shared.run.schema import DataError, UsageError
 
 MASS = (

@@ -24,8 +24,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from shared import __main__, images, pipeline, preparation
-from shared.datasets import cbis_ddsm, ddsm_tfrecord, mini_mias
+from shared import __main__, pipeline
+from shared.data import images, preparation
+from shared.data.readers import cbis_ddsm, ddsm_tfrecord, mini_mias
 from shared.run import artifacts
 from shared.run.config import Settings
 from shared.run.schema import PATHOLOGIES, DataError, UsageError

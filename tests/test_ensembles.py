@@ -9,7 +9,8 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 
-from shared import ensembles, evaluation, metrics, preparation
+from shared import ensembles, evaluation, metrics
+from shared.data import preparation
 from shared.run import artifacts, config, schema
 from shared.run.schema import UsageError
 

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shared import demo_data, evaluation, metrics, preparation
-from shared.preparation import Prepared
+from shared import demo_data, evaluation, metrics
+from shared.data import preparation
+from shared.data.preparation import Prepared
 from shared.run import artifacts, config
 from shared.run.config import Settings
 from shared.run.schema import MANIFEST_COLUMNS, PREDICTION_COLUMNS, TABLE_COLUMNS, DataError

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shared import images
-from shared.datasets import Dataset
-from shared.images import ImageSteps
+from shared.data import images
+from shared.data.images import ImageSteps
+from shared.data.readers import Dataset
 from shared.run.schema import MANIFEST_COLUMNS, DataError, UsageError
 
 

@@ -18,7 +18,8 @@ import pandas as pd
 import psutil
 import pytest
 
-from shared import __main__, images, pipeline, preparation
+from shared import __main__, pipeline
+from shared.data import images, preparation
 from shared.run import artifacts
 from shared.run.config import Settings
 

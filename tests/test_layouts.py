@@ -6,7 +6,7 @@ import pytest
 
 from shared import demo_data
 from shared.__main__ import main
-from shared.datasets import READERS
+from shared.data.readers import READERS
 from shared.run.schema import TABLE_COLUMNS
 
 LAYOUTS = {  # layout: patients, task

@@ -10,8 +10,9 @@ import numpy as np
 import pydicom
 import pytest
 
-from shared import datasets, demo_data
-from shared.datasets import ddsm_tfrecord, mini_mias
+from shared import demo_data
+from shared.data import readers as datasets
+from shared.data.readers import ddsm_tfrecord, mini_mias
 from shared.run.schema import MANIFEST_COLUMNS, DataError, UsageError
 
 OTHER_LAYOUTS = ("cbis-ddsm-dicom", "ddsm-tfrecord", "png-npz", "npz", "mini-mias")

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared import datasets, splits
+from shared.data import readers as datasets
+from shared.data import splits
 from shared.run.schema import MANIFEST_COLUMNS, DataError
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shared import datasets, demo_data, metrics, synthetic
+from shared import demo_data, metrics, synthetic
+from shared.data import readers as datasets
 from shared.run.config import Settings
 from shared.run.schema import DataError, UsageError
 

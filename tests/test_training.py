@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shared import input_pipeline, models, preparation, training
+from shared import input_pipeline, models, training
+from shared.data import preparation
 from shared.run.config import Settings
 from shared.run.schema import UsageError
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from shared import wide_fields
-from shared.preparation import Prepared
+from shared.data.preparation import Prepared
 from shared.run.config import Settings
 from shared.run.schema import DataError
 

@@ -10,8 +10,8 @@ original is its pair and belongs to the same patient.
 
 import re
 
-from shared.datasets import Dataset
-from shared.datasets.common import build_manifest, check_task, image_reader, patient_from_name, side_and_view
+from shared.data.readers import Dataset
+from shared.data.readers.common import build_manifest, check_task, image_reader, patient_from_name, side_and_view
 from shared.run.schema import DataError
 
 NAME = "png-npz"

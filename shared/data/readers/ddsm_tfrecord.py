@@ -22,9 +22,9 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 from tqdm import tqdm
 
-from shared import images
-from shared.datasets import Dataset
-from shared.datasets.common import (
+from shared.data import images
+from shared.data.readers import Dataset
+from shared.data.readers.common import (
     build_manifest,
     check_task,
     patient_from_name,

@@ -1,7 +1,7 @@
 """Reader of class folders of arrays: `cancer/*.npz` and `non_cancer/*.npz`, normalised or not (one array a file)."""
 
-from shared.datasets import Dataset
-from shared.datasets.common import build_manifest, check_task, image_reader, patient_from_name, side_and_view
+from shared.data.readers import Dataset
+from shared.data.readers.common import build_manifest, check_task, image_reader, patient_from_name, side_and_view
 from shared.run.schema import DataError
 
 NAME = "npz"

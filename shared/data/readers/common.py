@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 
-from shared import images
+from shared.data import images
 from shared.run.schema import EXCLUDED, MANIFEST_COLUMNS, UsageError
 
 SUBTYPES = (

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from shared import images
-from shared.datasets import Dataset
+from shared.data import images
+from shared.data.readers import Dataset
 from shared.run.schema import EXCLUDED, MANIFEST_COLUMNS, PATHOLOGIES, DataError, UsageError
 
 CASE_FILES = {

@@ -11,13 +11,13 @@ import pandas as pd
 from shared.run.schema import EXCLUDED, DataError, UsageError
 
 READERS = {
-    "demo": "shared.datasets.cbis_ddsm",
-    "cbis-ddsm": "shared.datasets.cbis_ddsm",
-    "cbis-ddsm-dicom": "shared.datasets.cbis_dicom",
-    "ddsm-tfrecord": "shared.datasets.ddsm_tfrecord",
-    "png-npz": "shared.datasets.png_npz",
-    "npz": "shared.datasets.npz_folders",
-    "mini-mias": "shared.datasets.mini_mias",
+    "demo": "shared.data.readers.cbis_ddsm",
+    "cbis-ddsm": "shared.data.readers.cbis_ddsm",
+    "cbis-ddsm-dicom": "shared.data.readers.cbis_dicom",
+    "ddsm-tfrecord": "shared.data.readers.ddsm_tfrecord",
+    "png-npz": "shared.data.readers.png_npz",
+    "npz": "shared.data.readers.npz_folders",
+    "mini-mias": "shared.data.readers.mini_mias",
 }
 
 

@@ -14,9 +14,9 @@ import re
 import cv2
 import numpy as np
 
-from shared import images
-from shared.datasets import Dataset
-from shared.datasets.common import build_manifest, check_task, subtype_of
+from shared.data import images
+from shared.data.readers import Dataset
+from shared.data.readers.common import build_manifest, check_task, subtype_of
 from shared.run.schema import DataError
 
 NAME = "mini-mias"

@@ -11,8 +11,8 @@ names do not tell.
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-from shared import images
-from shared.datasets import cbis_ddsm
+from shared.data import images
+from shared.data.readers import cbis_ddsm
 from shared.run.schema import DataError
 
 NAME = "cbis-ddsm-dicom"

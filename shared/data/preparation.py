@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from shared import datasets, images, splits
+from shared.data import images, splits
+from shared.data import readers as datasets
 from shared.run import artifacts
 from shared.run.config import Settings
 from shared.run.schema import TEST, DataError, UsageError
