@@ -32,8 +32,10 @@ def _train_both(folder, patients, epochs, repeats):
     """Train the same head, same first weights, same order of images, on both sides in turn."""
     import shutil
 
-    from shared import demo_data, metrics, models, pretrained, training
+    from shared import demo_data, metrics
     from shared.data import preparation
+    from shared.models import networks as models
+    from shared.models import pretrained, training
     from shared.run import config
 
     demo_data.write_demo_data(folder / "demo", patients=patients, progress=False)
@@ -76,7 +78,8 @@ def _train_both(folder, patients, epochs, repeats):
 
 
 def _through_cache(model, prepared, test, options):
-    from shared import features, models, training
+    from shared.models import features, training
+    from shared.models import networks as models
 
     cached = features.extract(prepared, model, "pooled", views=(0,))
     _, part = models.split(model, "pooled")

@@ -93,8 +93,8 @@ OUR_EPOCHS = 3  # a turn; one alone is too short to be timed well
 
 def _our_loaders(paths, folder):
     """Return {"ours", "ours_loop"}: batches taken within TensorFlow, or one by one in Python, which costs more."""
-    from shared import input_pipeline
-    from shared.backend import tf
+    from shared.models import input_pipeline
+    from shared.models.backend import tf
 
     store = np.lib.format.open_memmap(folder / "store.npy", "w+", np.uint8, (len(paths), SIZE, SIZE))
     for row, path in enumerate(paths):

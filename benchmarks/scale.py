@@ -64,7 +64,7 @@ def _split(folder):
 
 def _epoch(folder):
     """The second epoch over the store, shuffled and flipped."""
-    from shared import input_pipeline
+    from shared.models import input_pipeline
 
     store, _, _ = images.open_image_store(folder / "data")
     rows = np.arange(len(store))

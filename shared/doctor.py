@@ -140,7 +140,7 @@ def check_tensorflow():
 
 def check_weights():
     """Look for pretrained weights: the bundled ones, and those that Keras has downloaded before."""
-    from shared import pretrained
+    from shared.models import pretrained
 
     if pretrained.DEMO_FILE.is_file():
         yield "ok", f"bundled weights: {pretrained.DEMO_FILE.name} (WEIGHTS demo)"

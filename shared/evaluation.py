@@ -231,7 +231,7 @@ def predict_held_out(prepared, model, *, tta=False):
 
     With four subtypes it is the sum of the two malignant ones. `tta` averages the eight flips and quarter turns.
     """
-    from shared import training
+    from shared.models import training
 
     rows = prepared.rows(VALIDATION, TEST)
     scores = training.predict_scores(model, prepared.images, rows, tta=tta)
@@ -317,7 +317,7 @@ def evaluate_external(external, results, run_dir):
 
 def score_files(prepared, result, run_dir):
     """Average the scores of the files that make up one row of the table; see `evaluate_external`."""
-    from shared import training
+    from shared.models import training
 
     return np.mean(
         [

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from shared.backend import keras, ops, tf
+from shared.models.backend import keras, ops, tf
 from shared.run.schema import UsageError
 
 CAM_METHODS = ("gradcam", "gradcam++", "hirescam", "layercam", "scorecam", "eigencam")

@@ -98,7 +98,7 @@ def convert(network, kind, calibration):
     """
     if kind not in KINDS:
         raise UsageError(f"--kind {kind}: not one of {', '.join(KINDS)}")
-    from shared.backend import tf
+    from shared.models.backend import tf
 
     converter = tf.lite.TFLiteConverter.from_keras_model(network)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -115,7 +115,7 @@ def convert(network, kind, calibration):
 
 def scorer(content):
     """Return a function: uint8 (S, S) -> probability of class 1, by a TensorFlow Lite file's bytes."""
-    from shared.backend import tf
+    from shared.models.backend import tf
 
     with held_back():
         interpreter = tf.lite.Interpreter(model_content=content, num_threads=1)

@@ -208,7 +208,7 @@ def similarity(maps, others):
         DataFrame `ssim` (structural similarity, Wang et al. 2004; 1 = equal) and `spearman` (rank correlation of the
         pixels; NaN where one map is the same everywhere).
     """
-    from shared.backend import tf
+    from shared.models.backend import tf
 
     maps, others = np.asarray(maps, "float32"), np.asarray(others, "float32")
     ssim = tf.image.ssim(maps[..., None], others[..., None], max_val=1.0).numpy()

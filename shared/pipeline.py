@@ -252,7 +252,7 @@ def weights_fingerprint(weights):
     """
     if weights in WEIGHTS_WORDS:
         return []
-    from shared import pretrained
+    from shared.models import pretrained
 
     paths = [pretrained.find_file(value) for value in pretrained.parse_spec(weights).values()]
     return [[path.as_posix(), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
@@ -265,8 +265,8 @@ def check_inputs(settings, *, weights_given):
         settings: config.Settings.
         weights_given: the user asked for these weights; then a look whether they can be had is due.
     """
-    from shared import pretrained
     from shared.data import preparation
+    from shared.models import pretrained
 
     preparation.check(settings)
     if weights_given:

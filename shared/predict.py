@@ -81,7 +81,7 @@ def load(path, *, threshold=None):
 def _load_network(path):
     if not path.is_file():
         raise UsageError(f"--model {path}: no such file; notebooks save models as models/<name>.keras of the run")
-    from shared.backend import keras
+    from shared.models.backend import keras
 
     try:
         with held_back():  # looks for a GPU, and says so where there is none
@@ -157,7 +157,7 @@ def score_files(model, paths, *, n_jobs=2, progress=False):
 
 def score_arrays(network, batch, views=(0,)):
     """Return a network's probability of class 1, float64 (B,), of uint8 (B, S, S), averaged over views."""
-    from shared import input_pipeline
+    from shared.models import input_pipeline
 
     rows = np.repeat(np.arange(len(batch)), len(views))
     turned = input_pipeline.read_images(batch, rows, np.tile(views, len(batch)))

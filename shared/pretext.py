@@ -20,7 +20,7 @@ from shared.demo_data.phantom import random_fields
 from shared.run import artifacts
 
 SIDE = 64  # smaller than the demo's images: the network is convolutional, and this costs less than half
-WEIGHTS_FILE = Path(__file__).parent / "weights/mobilenetv2_0.35_demo.weights.h5"
+WEIGHTS_FILE = Path(__file__).parent / "models/weights/mobilenetv2_0.35_demo.weights.h5"
 TARGETS = (
     "blob", "edge_softness", "lobes", "lobe_depth", "elongation", "rays", "ray_length", "loose_lines",
     "dots", "dot_count", "dot_size", "dot_unlikeness", "dot_stretch", "dot_hollow", "cluster_stretch", "cluster_spread",
@@ -183,7 +183,7 @@ def train(out=WEIGHTS_FILE, *, textures=40_000, epochs=10, batch_size=64, seed=0
     Returns:
         dict {target: R^2}: share of the variance explained.
     """
-    from shared.backend import keras, tf
+    from shared.models.backend import keras, tf
 
     keras.utils.set_random_seed(seed)
     start = time.time()
@@ -215,7 +215,7 @@ def train(out=WEIGHTS_FILE, *, textures=40_000, epochs=10, batch_size=64, seed=0
 
 def _attach_heads(backbone):
     """Predict the targets from the last and from two middle blocks, so that these learn useful features too."""
-    from shared.backend import keras
+    from shared.models.backend import keras
 
     entry = keras.Input((SIDE, SIDE, 1))
     scaled = keras.layers.Concatenate()([keras.layers.Rescaling(1 / 127.5, offset=-1)(entry)] * 3)
@@ -242,7 +242,7 @@ def _report(model, unseen, out, backbone, epoch, start):
 
 def save_backbone(backbone, out):
     """Save the backbone's weights, rounded to float16 precision, as one compressed Keras `.weights.h5`."""
-    from shared.backend import keras
+    from shared.models.backend import keras
 
     copy = keras.models.clone_model(backbone)
     copy.set_weights([weight.astype(np.float16).astype(np.float32) for weight in backbone.get_weights()])

@@ -16,19 +16,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from shared import (
-    ensembles,
-    evaluation,
-    explain,
-    features,
-    input_pipeline,
-    metrics,
-    models,
-    plots,
-    pretrained,
-    training,
-)
+from shared import ensembles, evaluation, explain, metrics, plots
 from shared.data import preparation
+from shared.models import features, input_pipeline, pretrained, training
+from shared.models import networks as models
 from shared.run import artifacts, config
 from shared.run.schema import BASELINES, UsageError
 

@@ -202,7 +202,7 @@ def left_out(run_dir, run, models):
     weights = run.get("settings", {}).get("weights")
     if told or weights is None or not any(name.startswith("04") for name in run.get("stages", {})):
         return dict(told)
-    from shared import pretrained
+    from shared.models import pretrained
     from shared.run.schema import UsageError
 
     try:

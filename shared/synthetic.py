@@ -465,8 +465,9 @@ def make_cnn_trainer(
     Raises:
         UsageError: an unknown network or optimizer.
     """
-    from shared import input_pipeline, models
-    from shared.backend import keras
+    from shared.models import input_pipeline
+    from shared.models import networks as models
+    from shared.models.backend import keras
 
     model = models.build(name, image_size=size)
     makers = {

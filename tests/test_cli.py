@@ -194,7 +194,7 @@ def test_doctor_says_what_is_missing(monkeypatch):
 
 
 def test_doctor_finds_cached_weights(tmp_path, monkeypatch):
-    from shared import pretrained
+    from shared.models import pretrained
 
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     found = pretrained.imagenet_cache("vgg16")

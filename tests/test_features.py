@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from test_training import SIZE, make_prepared
 
-from shared import features, input_pipeline, models, training
+from shared.models import features, input_pipeline, training
+from shared.models import networks as models
 
 
 @pytest.fixture

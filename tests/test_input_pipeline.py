@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shared import input_pipeline
+from shared.models import input_pipeline
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (20, 8, 8), dtype=np.uint8)

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from shared import models, pretrained
+from shared.models import networks as models
+from shared.models import pretrained
 from shared.run.schema import UsageError
 
 SIZE = 32

@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shared import input_pipeline, models, training
 from shared.data import preparation
+from shared.models import input_pipeline, training
+from shared.models import networks as models
 from shared.run.config import Settings
 from shared.run.schema import UsageError
 

@@ -466,7 +466,7 @@ def _normal_tile(rng, image):
 
 def write_records(path, tiles):
     """Write one TFRecord file; `tiles` yields dicts with `image` (uint8, square) and `label` (0 ... 4)."""
-    from shared.backend import tf
+    from shared.models.backend import tf
 
     def integer(value):
         return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))

@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from shared import features, input_pipeline, models
-from shared.backend import keras, tf
+from shared.models import features, input_pipeline
+from shared.models import networks as models
+from shared.models.backend import keras, tf
 from shared.run import artifacts
 from shared.run.schema import UsageError
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shared import pretrained
-from shared.backend import keras, layers
+from shared.models import pretrained
+from shared.models.backend import keras, layers
 from shared.run.schema import UsageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

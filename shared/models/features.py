@@ -17,9 +17,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from shared import input_pipeline, models
-from shared.backend import keras
 from shared.data import images
+from shared.models import input_pipeline
+from shared.models import networks as models
+from shared.models.backend import keras
 from shared.run import artifacts
 
 SECONDS_BETWEEN_SAVES = 10

@@ -210,7 +210,7 @@ def load_into(network, backbone, weights, alpha=1.0):
         return
     path = weights
     if weights == "imagenet":
-        from shared.backend import keras
+        from shared.models.backend import keras
 
         url = SOURCES[backbone].url.replace(
             "_1.0_", f"_{alpha:.1f}_" if alpha != 0.35 and alpha != 0.75 else f"_{alpha}_"

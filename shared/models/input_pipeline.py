@@ -5,7 +5,7 @@ import itertools
 import cv2
 import numpy as np
 
-from shared.backend import keras, layers, tf
+from shared.models.backend import keras, layers, tf
 
 ALL_VIEWS = tuple(range(8))
 
