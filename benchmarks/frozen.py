@@ -32,8 +32,9 @@ def _train_both(folder, patients, epochs, repeats):
     """Train the same head, same first weights, same order of images, on both sides in turn."""
     import shutil
 
-    from shared import demo_data, metrics
+    from shared import demo_data
     from shared.data import preparation
+    from shared.evaluation import metrics
     from shared.models import networks as models
     from shared.models import pretrained, training
     from shared.run import config

@@ -5,9 +5,9 @@ import shutil
 import numpy as np
 
 from benchmarks import inputs, measure
-from shared import metrics
 from shared.data import images, splits
 from shared.data import readers as datasets
+from shared.evaluation import metrics
 
 COUNTS = (200, 2_000, 20_000)
 QUICK_COUNTS = (100, 400)

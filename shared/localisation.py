@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from shared import metrics
+from shared.evaluation import metrics
 from shared.run.schema import UsageError
 
 FILE = "results/gradcam_visualizations/localisation.csv"

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from shared import metrics
+from shared.evaluation import metrics
 from shared.run import artifacts
 from shared.run.schema import BASELINES
 

@@ -16,8 +16,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from shared import ensembles, evaluation, explain, metrics, plots
+from shared import explain, plots
 from shared.data import preparation
+from shared.evaluation import ensembles, metrics
+from shared.evaluation import scoring as evaluation
 from shared.models import features, input_pipeline, pretrained, training
 from shared.models import networks as models
 from shared.run import artifacts, config

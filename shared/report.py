@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from shared import evaluation, metrics
+from shared.evaluation import metrics
+from shared.evaluation import scoring as evaluation
 from shared.run import artifacts
 from shared.run.schema import BASELINES, EXCLUDED, TEST
 

@@ -16,9 +16,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from shared import metrics
 from shared.data import images
 from shared.data import readers as datasets
+from shared.evaluation import metrics
 from shared.run import artifacts
 from shared.run.schema import EXCLUDED, DataError, UsageError
 

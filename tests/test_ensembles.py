@@ -9,8 +9,9 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 
-from shared import ensembles, evaluation, metrics
 from shared.data import preparation
+from shared.evaluation import ensembles, metrics
+from shared.evaluation import scoring as evaluation
 from shared.run import artifacts, config, schema
 from shared.run.schema import UsageError
 

@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shared import demo_data, evaluation, metrics
+from shared import demo_data
 from shared.data import preparation
 from shared.data.preparation import Prepared
+from shared.evaluation import metrics
+from shared.evaluation import scoring as evaluation
 from shared.run import artifacts, config
 from shared.run.config import Settings
 from shared.run.schema import MANIFEST_COLUMNS, PREDICTION_COLUMNS, TABLE_COLUMNS, DataError

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shared import evaluation, report
+from shared import report
+from shared.evaluation import scoring as evaluation
 from shared.run import artifacts
 from shared.run.schema import MANIFEST_COLUMNS
 

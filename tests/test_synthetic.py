@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shared import demo_data, metrics, synthetic
+from shared import demo_data, synthetic
 from shared.data import readers as datasets
+from shared.evaluation import metrics
 from shared.run.config import Settings
 from shared.run.schema import DataError, UsageError
 

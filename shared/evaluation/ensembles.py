@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from shared import metrics
+from shared.evaluation import metrics
 from shared.run.schema import UsageError
 
 SCHEDULER_SECONDS = 10  # how long to wait for a cluster to answer

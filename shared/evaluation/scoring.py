@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from shared import metrics
+from shared.evaluation import metrics
 from shared.run import artifacts
 from shared.run.schema import BASELINES, TEST, TRAIN, VALIDATION, DataError
 
