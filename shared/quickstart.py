@@ -16,10 +16,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from shared import explain, plots
+from shared import plots
 from shared.data import preparation
 from shared.evaluation import ensembles, metrics
 from shared.evaluation import scoring as evaluation
+from shared.explain import heatmaps as explain
 from shared.models import features, input_pipeline, pretrained, training
 from shared.models import networks as models
 from shared.run import artifacts, config

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from shared import explain
+from shared.explain import heatmaps as explain
 from shared.run.schema import UsageError
 
 SIDE = 4

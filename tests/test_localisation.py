@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from shared import localisation
+from shared.explain import localisation
 from shared.run.schema import UsageError
 
 SIDE = 12

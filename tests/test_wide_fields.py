@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shared import wide_fields
 from shared.data.preparation import Prepared
+from shared.explain import wide_fields
 from shared.run.config import Settings
 from shared.run.schema import DataError
 
