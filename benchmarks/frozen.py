@@ -32,7 +32,7 @@ def _train_both(folder, patients, epochs, repeats):
     """Train the same head, same first weights, same order of images, on both sides in turn."""
     import shutil
 
-    from shared import demo_data
+    import phantoms as demo_data
     from shared.data import preparation
     from shared.evaluation import metrics
     from shared.models import networks as models

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from shared.demo_data import layouts, phantom
+from phantoms import layouts, phantom
 
 MAMMOGRAM = (5000, 3000)  # pixels, height and width
 CROP = 350  # pixels, about the median side of a CBIS-DDSM crop

@@ -140,7 +140,7 @@ def run_command(arguments):
 
 def demo_data_command(arguments):
     """Write the generated data set; see `demo_data.write_demo_data`."""
-    from shared.demo_data import write_demo_data
+    from phantoms import write_demo_data
 
     write_demo_data(
         arguments.out,

@@ -78,7 +78,7 @@ def load_pair(settings, *, patients=80):
     """
     if settings.dataset == NAME and settings.data_dir is not None:
         return datasets.load(NAME, settings.data_dir, task="original")
-    from shared import demo_data
+    import phantoms as demo_data
 
     folder = settings.run_dir / "data/demo-png-npz"
     demo_data.provide_demo_data(folder, layout=NAME, patients=patients, seed=0, progress=False)

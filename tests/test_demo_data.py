@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from shared.demo_data import LAYOUTS, layouts, phantom, write_demo_data
-from shared.demo_data.layouts import CASE_FILES, DICOM_COLUMNS, UID_ROOT, generate_twin
+from phantoms import LAYOUTS, layouts, phantom, write_demo_data
+from phantoms.layouts import CASE_FILES, DICOM_COLUMNS, UID_ROOT, generate_twin
 from shared.run.schema import DataError, UsageError
 
 
@@ -293,7 +293,7 @@ def test_a_failed_run_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("shared.demo_data.layouts._write_image", fail)
+    monkeypatch.setattr("phantoms.layouts._write_image", fail)
     with pytest.raises(DataError, match="No space left"):
         write_demo_data(tmp_path / "out", patients=2, n_jobs=1, progress=False)
     assert not list(tmp_path.iterdir())

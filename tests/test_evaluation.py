@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shared import demo_data
+import phantoms as demo_data
 from shared.data import preparation
 from shared.data.preparation import Prepared
 from shared.evaluation import metrics

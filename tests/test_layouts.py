@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from shared import demo_data
+import phantoms as demo_data
 from shared.__main__ import main
 from shared.data.readers import READERS
 from shared.run.schema import TABLE_COLUMNS

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shared import pretext
+from phantoms import pretraining as pretext
 
 
 def test_textures_are_repeatable_and_their_targets_are_shares():

@@ -5,7 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from shared import demo_data, quickstart
+import phantoms as demo_data
+from shared import quickstart
 from shared.run.schema import BASELINES, TABLE_COLUMNS, UsageError
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from shared import demo_data
+import phantoms as demo_data
 from shared.data import readers as datasets
 from shared.data.readers import ddsm_tfrecord, mini_mias
 from shared.run.schema import MANIFEST_COLUMNS, DataError, UsageError

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shared import demo_data, synthetic
+import phantoms as demo_data
+from shared import synthetic
 from shared.data import readers as datasets
 from shared.evaluation import metrics
 from shared.run.config import Settings

@@ -50,7 +50,7 @@ def load_dataset(settings):
     """
     data_dir = settings.data_dir
     if data_dir is None:
-        from shared import demo_data
+        import phantoms as demo_data
 
         data_dir = settings.run_dir / "data/demo"
         demo_data.provide_demo_data(data_dir, seed=0)

@@ -1,4 +1,4 @@
-"""Train the small backbone behind `WEIGHTS="demo"`, on abstract textures: `python -m shared.pretext`.
+"""Train the small backbone behind `WEIGHTS="demo"`, on abstract textures: `python -m phantoms.pretraining`.
 
 No mammogram and no pathology is in here. Pictures of blobs, stars, line bundles and clusters of dots on power-law noise
 are drawn from known numbers (how soft is the edge, how many rays, how unlike are the dots ...), and MobileNetV2 (alpha
@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 from joblib import Parallel, delayed
 
-from shared.demo_data.phantom import random_fields
+from phantoms.phantom import random_fields
 from shared.run import artifacts
 
 SIDE = 64  # smaller than the demo's images: the network is convolutional, and this costs less than half
-WEIGHTS_FILE = Path(__file__).parent / "models/weights/mobilenetv2_0.35_demo.weights.h5"
+WEIGHTS_FILE = Path(__file__).parents[1] / "shared/models/weights/mobilenetv2_0.35_demo.weights.h5"
 TARGETS = (
     "blob", "edge_softness", "lobes", "lobe_depth", "elongation", "rays", "ray_length", "loose_lines",
     "dots", "dot_count", "dot_size", "dot_unlikeness", "dot_stretch", "dot_hollow", "cluster_stretch", "cluster_spread",
@@ -253,7 +253,7 @@ def save_backbone(backbone, out):
 def main(arguments=None):
     """Parse the command line, train, and print the scores."""
     parser = argparse.ArgumentParser(
-        prog="python -m shared.pretext", description="Train the demo backbone on textures."
+        prog="python -m phantoms.pretraining", description="Train the demo backbone on textures."
     )
     parser.add_argument("--out", type=Path, default=WEIGHTS_FILE, help="file to write, NAME.weights.h5")
     parser.add_argument("--textures", type=int, default=40_000)

@@ -1,5 +1,5 @@
 """The embedded data set: phantom patients, drawn by `phantom` and written by `layouts` as real data sets are stored."""
 
-from shared.demo_data.layouts import LAYOUTS, provide_demo_data, write_demo_data
+from phantoms.layouts import LAYOUTS, provide_demo_data, write_demo_data
 
 __all__ = ["LAYOUTS", "provide_demo_data", "write_demo_data"]

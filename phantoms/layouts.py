@@ -18,8 +18,8 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from shared.demo_data import phantom
-from shared.demo_data.phantom import CALC, MASS, TEST, TRAIN
+from phantoms import phantom
+from phantoms.phantom import CALC, MASS, TEST, TRAIN
 from shared.run import artifacts
 from shared.run.schema import DataError, UsageError
 
