@@ -20,7 +20,7 @@ lab: $(STAMP)  ## JupyterLab on the notebooks
 	$(PY) -m jupyterlab --notebook-dir=. notebooks
 
 notebooks: $(STAMP)  ## run the committed notebooks on the demo data and store their outputs; ONLY="03 07" for some
-	$(PY) -c "import sys; from shared import pipeline; pipeline.renew_notebooks(sys.argv[1:])" $(ONLY)
+	$(PY) -c "import sys; from pipeline import series as pipeline; pipeline.renew_notebooks(sys.argv[1:])" $(ONLY)
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

@@ -1,1 +1,1 @@
-"""Side-by-side measurements behind the goals for speed and memory; run them with `python -m shared bench`."""
+"""Side-by-side measurements behind the goals for speed and memory; run them with `python -m pipeline bench`."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import bench, inputs, measure, scale
-from shared import __main__
+from pipeline import __main__
 from shared.data import readers as datasets
 
 

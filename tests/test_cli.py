@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from shared import __main__, doctor, pipeline
+from pipeline import __main__, doctor
+from pipeline import series as pipeline
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
@@ -52,7 +53,7 @@ def test_help_imports_nothing_heavy(root, arguments):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert "usage: python -m shared" in done.stdout
+    assert "usage: python -m pipeline" in done.stdout
     assert done.stderr == ""
 
 
@@ -214,9 +215,9 @@ def test_pins_cover_what_is_recorded(root):
 
 
 def test_notebooks_are_run_from_anywhere(tmp_path, root):
-    """`python -m shared` finds the project wherever it is called."""
+    """`python -m pipeline` finds the project wherever it is called."""
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    command = [sys.executable, "-m", "shared", "run", "--only", "99", "--run-dir", "run"]
+    command = [sys.executable, "-m", "pipeline", "run", "--only", "99", "--run-dir", "run"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert one_line(done.stderr)

@@ -24,7 +24,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from shared import __main__, pipeline
+from pipeline import __main__
+from pipeline import series as pipeline
 from shared.data import images, preparation
 from shared.data.readers import cbis_ddsm, ddsm_tfrecord, mini_mias
 from shared.run import artifacts

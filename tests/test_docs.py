@@ -27,13 +27,13 @@ def test_examples_of_the_technical_documentation_run(number):
 
 
 def test_documented_commands_parse():
-    """Every `python -m shared …` of the README names a command and options that exist."""
+    """Every `python -m pipeline …` of the README names a command and options that exist."""
     import shlex
 
-    from shared.__main__ import build_parser
+    from pipeline.__main__ import build_parser
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    commands = re.findall(r"python -m shared ([^`\n#]*)", text)
+    commands = re.findall(r"python -m pipeline ([^`\n#]*)", text)
     assert len(commands) > 8
     for command in commands:
         build_parser().parse_args(shlex.split(command))

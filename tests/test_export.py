@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shared import __main__, export
+from pipeline import __main__, export
 from shared.run import artifacts
 from shared.run.schema import MANIFEST_COLUMNS, UsageError
 

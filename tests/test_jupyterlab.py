@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from shared import pipeline
+from pipeline import series as pipeline
 
 ROOT = Path(__file__).resolve().parent.parent
 SERIES = sorted((ROOT / "notebooks").glob(pipeline.NOTEBOOK_PATTERN))

@@ -18,7 +18,8 @@ import pandas as pd
 import psutil
 import pytest
 
-from shared import __main__, pipeline
+from pipeline import __main__
+from pipeline import series as pipeline
 from shared.data import images, preparation
 from shared.run import artifacts
 from shared.run.config import Settings
@@ -68,7 +69,7 @@ def data_dir(tmp_path):
 def command(tmp_path, data_dir, write_notebook):
     """A function: run directory -> the command line of a run into it."""
     if KILLS:
-        return lambda run_dir, *more: [sys.executable, "-m", "shared", "run", "--run-dir", str(run_dir), *more]
+        return lambda run_dir, *more: [sys.executable, "-m", "pipeline", "run", "--run-dir", str(run_dir), *more]
     write_notebook("01_prepare", PREPARE, SCORE)
     write_notebook("02_model", PREPARE, MODEL)
     options = ["--dataset", "npz", "--data-dir", str(data_dir), "--profile", "demo"]

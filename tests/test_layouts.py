@@ -5,7 +5,7 @@ import csv
 import pytest
 
 import phantoms as demo_data
-from shared.__main__ import main
+from pipeline.__main__ import main
 from shared.data.readers import READERS
 from shared.run.schema import TABLE_COLUMNS
 

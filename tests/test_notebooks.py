@@ -11,7 +11,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from shared import execution, pipeline
+from pipeline import execution
+from pipeline import series as pipeline
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob(pipeline.NOTEBOOK_PATTERN))

@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shared import execution, pipeline
+from pipeline import execution
+from pipeline import series as pipeline
 from shared.run.schema import DataError, UsageError
 
 pytestmark = pytest.mark.usefixtures("clean_environment")

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shared import __main__, predict
+from pipeline import __main__, predict
 from shared.data import images
 from shared.run import artifacts
 from shared.run.schema import DataError, UsageError

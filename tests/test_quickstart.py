@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import phantoms as demo_data
-from shared import quickstart
+from pipeline import quickstart
 from shared.run.schema import BASELINES, TABLE_COLUMNS, UsageError
 
 

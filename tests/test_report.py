@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shared import report
+from pipeline import report
 from shared.evaluation import scoring as evaluation
 from shared.run import artifacts
 from shared.run.schema import MANIFEST_COLUMNS

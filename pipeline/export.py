@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from shared import predict
+from pipeline import predict
 from shared.evaluation import metrics
 from shared.run import artifacts
 from shared.run.native_output import held_back

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from shared import __version__, execution
+from pipeline import execution
+from shared import __version__
 from shared.data import readers as datasets
 from shared.run import artifacts
 from shared.run.config import PROFILES, project_root, resolve_settings
@@ -368,7 +369,7 @@ def _walk(folder, *, without):
 
 
 def _hash_sources():
-    digest, folder = hashlib.sha256(), Path(__file__).parent
+    digest, folder = hashlib.sha256(), project_root() / "shared"
     for path in sorted(folder.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
             digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
@@ -605,7 +606,7 @@ def _report_failed_run(run_dir):
 
 
 def _write_reports(run_dir):
-    from shared import report
+    from pipeline import report
 
     report.write_model_card(run_dir)
     report.write_reporting_checklist(run_dir)

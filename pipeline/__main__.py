@@ -1,4 +1,4 @@
-"""The command line: `python -m shared run`, `demo-data`, `predict`, `export`, `doctor`, `bench`.
+"""The command line: `python -m pipeline run`, `demo-data`, `predict`, `export`, `doctor`, `bench`.
 
 Exit status 0: done; 1: a notebook failed; 2: wrong usage or unusable data; 130: interrupted.
 """
@@ -15,7 +15,7 @@ DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 def build_parser():
     """Return the argument parser; nothing heavy is imported for it."""
     parser = argparse.ArgumentParser(
-        prog="python -m shared",
+        prog="python -m pipeline",
         description="Mammogram classification notebooks, for research and teaching only, not for clinical use.",
     )
     parser.add_argument("--version", action="version", version=__version__)
@@ -126,7 +126,7 @@ def _positive(text):
 
 def run_command(arguments):
     """Run the series; see `pipeline.run_series`."""
-    from shared import pipeline
+    from pipeline import series as pipeline
 
     names = ("dataset", "data_dir", "profile", "run_dir", "weights", "scheduler", "force")
     options = pipeline.RunOptions(
@@ -155,7 +155,7 @@ def demo_data_command(arguments):
 
 def predict_command(arguments):
     """Score images; see `predict.run`."""
-    from shared import predict
+    from pipeline import predict
 
     predict.run(
         arguments.model,
@@ -170,7 +170,7 @@ def predict_command(arguments):
 
 def export_command(arguments):
     """Write TensorFlow Lite files; see `export.run`."""
-    from shared import export
+    from pipeline import export
 
     export.run(arguments.model, out=arguments.out, kinds=arguments.kind, say=_say)
     return DONE
@@ -178,7 +178,7 @@ def export_command(arguments):
 
 def doctor_command(arguments):
     """Check this machine; see `doctor.check`."""
-    from shared import doctor
+    from pipeline import doctor
 
     return DONE if doctor.check(say=_say) else FAILED
 

@@ -28,7 +28,7 @@ def check(*, say=print):
         for state, text in part():
             good = good and state != "MISSING"
             say(f"{state:8}{text}")
-    say("ready: `python -m shared run`" if good else "not ready: see the lines marked MISSING")
+    say("ready: `python -m pipeline run`" if good else "not ready: see the lines marked MISSING")
     return good
 
 
