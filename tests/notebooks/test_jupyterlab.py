@@ -18,7 +18,7 @@ import pytest
 
 from pipeline import series as pipeline
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SERIES = sorted((ROOT / "notebooks").glob(pipeline.NOTEBOOK_PATTERN))
 WANTED = os.environ.get("MAMMO_LAB_NOTEBOOKS", "01").split()
 NOTEBOOKS = [path for path in SERIES if WANTED == ["all"] or path.name[:2] in WANTED]

@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from test_training import SIZE, make_prepared
 
 from shared.models import features, input_pipeline, training
 from shared.models import networks as models
+from tests.models.test_training import SIZE, make_prepared
 
 
 @pytest.fixture

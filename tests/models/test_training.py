@@ -167,7 +167,7 @@ KILLED = """
     import sys, time
     sys.path.insert(0, {tests!r})
     import keras
-    from test_training import make_prepared, tiny_model
+    from tests.models.test_training import make_prepared, tiny_model
     from shared import input_pipeline, training
 
     class Slow(keras.callbacks.Callback):
@@ -183,7 +183,7 @@ KILLED = """
 
 def test_a_killed_training_goes_on_and_ends_with_the_same_epochs(tmp_path):
     def start(delay):
-        code = textwrap.dedent(KILLED.format(tests=str(Path(__file__).parent), run_dir=str(tmp_path), delay=delay))
+        code = textwrap.dedent(KILLED.format(tests=str(Path(__file__).parents[2]), run_dir=str(tmp_path), delay=delay))
         return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
 
     process = start(0.3)
@@ -258,11 +258,11 @@ def test_other_data_start_a_training_anew(tmp_path):
 def test_two_virtual_devices_train_one_mirrored_model(tmp_path):
     code = f"""
         import sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        sys.path.insert(0, {str(Path(__file__).parents[2])!r})
         import tensorflow as tf
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-        from test_training import make_prepared, tiny_model
+        from tests.models.test_training import make_prepared, tiny_model
         from shared import training
         with training.scope("mirrored"):
             assert tf.distribute.get_strategy().num_replicas_in_sync == 2

@@ -14,7 +14,7 @@ import pytest
 from pipeline import execution
 from pipeline import series as pipeline
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob(pipeline.NOTEBOOK_PATTERN))
 COMMON = {
     "DATASET": "demo", "DATA_DIR": "", "RUN_DIR": "", "PROFILE": "demo", "IMAGE_SIZE": 0, "BATCH_SIZE": 0, "EPOCHS": 0,
