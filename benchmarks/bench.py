@@ -13,8 +13,7 @@ import psutil
 from tqdm import tqdm
 
 from benchmarks import frozen, reading, scale
-from shared.run import artifacts
-from shared.run.schema import UsageError
+from shared.run import UsageError, files
 
 ROWS = {
     "mammogram": reading.mammogram,
@@ -27,7 +26,7 @@ ROWS = {
 PACKAGES = ("numpy", "opencv-python-headless", "pillow", "keras", "tensorflow", "scikit-learn")
 
 
-def run(*, only=(), quick=False, out=None, say=print, progress=False):
+def run(*, only=(), quick=False, out=None, echo=print, progress=False):
     """Measure, print and write.
 
     All files are generated in a temporary directory (up to 3 GB), which is removed.
@@ -54,10 +53,10 @@ def run(*, only=(), quick=False, out=None, say=print, progress=False):
             report["scale"] += found["scale"]
             report["comparisons"] += found["comparisons"]
     for line in lines(report):
-        say(line)
+        echo(line)
     if out:
-        artifacts.write_json(out, report)
-        say(f"written: {out}")
+        files.write_json(out, report)
+        echo(f"written: {out}")
     return report
 
 

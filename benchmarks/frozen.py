@@ -37,7 +37,7 @@ def _train_both(folder, patients, epochs, repeats):
     from shared.evaluation import metrics
     from shared.models import networks as models
     from shared.models import pretrained, training
-    from shared.run import config
+    from shared.run import settings as config
 
     demo_data.write_demo_data(folder / "demo", patients=patients, progress=False)
     given = {

@@ -94,7 +94,7 @@ def _work(connection, function, options):
     connection.send("ready")
     connection.recv()
     try:
-        with native_output.held_back():
+        with native_output.quiet_native_output():
             answer = function(**options), ""
     except Exception:
         answer = None, traceback.format_exc()

@@ -20,8 +20,7 @@ from tqdm import tqdm
 
 from phantoms import phantom
 from phantoms.phantom import CALC, MASS, TEST, TRAIN
-from shared.run import artifacts
-from shared.run.schema import DataError, UsageError
+from shared.run import DataError, UsageError, files
 
 LAYOUTS = ("cbis-ddsm", "cbis-ddsm-dicom", "ddsm-tfrecord", "png-npz", "npz", "mini-mias")
 DEFAULT_PATIENTS = {
@@ -89,11 +88,11 @@ def provide_demo_data(out, **options):
     """
     out = Path(out)
     note, drawn = out.with_suffix(".json"), {"generator": _fingerprint(), **options}
-    if not (out.is_dir() and note.exists() and artifacts.read_json(note) == drawn):
+    if not (out.is_dir() and note.exists() and files.read_json(note) == drawn):
         note.unlink(missing_ok=True)
         shutil.rmtree(out, ignore_errors=True)
         write_demo_data(out, **options)
-        artifacts.write_json(note, drawn)
+        files.write_json(note, drawn)
     return out
 
 

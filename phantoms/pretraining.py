@@ -17,7 +17,7 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from phantoms.phantom import random_fields
-from shared.run import artifacts
+from shared.run import files
 
 SIDE = 64  # smaller than the demo's images: the network is convolutional, and this costs less than half
 WEIGHTS_FILE = Path(__file__).parents[1] / "shared/models/weights/mobilenetv2_0.35_demo.weights.h5"
@@ -246,7 +246,7 @@ def save_backbone(backbone, out):
 
     copy = keras.models.clone_model(backbone)
     copy.set_weights([weight.astype(np.float16).astype(np.float32) for weight in backbone.get_weights()])
-    with artifacts.whole_file(out) as temporary:
+    with files.atomic_write(out) as temporary:
         copy.save_weights(temporary)
 
 

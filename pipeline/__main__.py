@@ -134,7 +134,7 @@ def run_command(arguments):
         only=tuple(arguments.only),
         parameters=tuple((name, value) for name, value in arguments.parameters),
     )
-    pipeline.run_series(options, say=_say)
+    pipeline.run_series(options, echo=_echo)
     return DONE
 
 
@@ -149,7 +149,7 @@ def demo_data_command(arguments):
         seed=arguments.seed,
         progress=sys.stderr.isatty(),
     )
-    _say(f"written: {arguments.out} (layout {arguments.layout})")
+    _echo(f"written: {arguments.out} (layout {arguments.layout})")
     return DONE
 
 
@@ -162,7 +162,7 @@ def predict_command(arguments):
         arguments.images,
         out=arguments.out,
         threshold=arguments.threshold,
-        say=_say,
+        echo=_echo,
         progress=sys.stderr.isatty(),
     )
     return DONE
@@ -172,7 +172,7 @@ def export_command(arguments):
     """Write TensorFlow Lite files; see `export.run`."""
     from pipeline import export
 
-    export.run(arguments.model, out=arguments.out, kinds=arguments.kind, say=_say)
+    export.run(arguments.model, out=arguments.out, kinds=arguments.kind, echo=_echo)
     return DONE
 
 
@@ -180,12 +180,12 @@ def doctor_command(arguments):
     """Check this machine; see `doctor.check`."""
     from pipeline import doctor
 
-    return DONE if doctor.check(say=_say) else FAILED
+    return DONE if doctor.check(echo=_echo) else FAILED
 
 
 def bench_command(arguments):
     """Measure; see `benchmarks.bench.run`."""
-    from shared.run.config import project_root
+    from shared.run import project_root
 
     sys.path.insert(0, str(project_root()))  # benchmarks/ is no part of the package
     from benchmarks import bench
@@ -195,7 +195,7 @@ def bench_command(arguments):
         only=arguments.only,
         quick=arguments.quick,
         out=arguments.out or default,
-        say=_say,
+        echo=_echo,
         progress=sys.stderr.isatty(),
     )
     return DONE
@@ -204,7 +204,7 @@ def bench_command(arguments):
 def main(argv=None):
     """Run the command line and return the exit status."""
     arguments = build_parser().parse_args(argv)
-    from shared.run.schema import DataError, UsageError
+    from shared.run import DataError, UsageError
 
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -233,7 +233,7 @@ def _complain(message, status):
     return status
 
 
-def _say(line):
+def _echo(line):
     print(line, flush=True)
 
 

@@ -8,8 +8,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from shared.run.config import project_root
-from shared.run.native_output import held_back
+from shared.run import project_root
+from shared.run.native_output import quiet_native_output
 
 PYTHON_VERSIONS = ((3, 11), (3, 13))  # first and last that the pinned packages support
 MEMORY_GB = 3.0
@@ -17,7 +17,7 @@ DISK_GB = 2.0
 INSTALL = f"{Path(sys.executable).name} -m pip install -r requirements.txt"
 
 
-def check(*, say=print):
+def check(*, echo=print):
     """Go through all checks, one line each, and return True where the series can run.
 
     Args:
@@ -27,8 +27,8 @@ def check(*, say=print):
     for part in (check_python, check_packages, check_memory, check_disk, check_kernel, check_tensorflow, check_weights):
         for state, text in part():
             good = good and state != "MISSING"
-            say(f"{state:8}{text}")
-    say("ready: `python -m pipeline run`" if good else "not ready: see the lines marked MISSING")
+            echo(f"{state:8}{text}")
+    echo("ready: `python -m pipeline run`" if good else "not ready: see the lines marked MISSING")
     return good
 
 
@@ -122,7 +122,7 @@ def check_tensorflow():
     """Import TensorFlow, which takes seconds, and look for GPUs."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        with held_back():
+        with quiet_native_output():
             import tensorflow as tf
 
             gpus = tf.config.list_physical_devices("GPU")

@@ -14,8 +14,7 @@ from subprocess import DEVNULL
 
 import psutil
 
-from shared.run import artifacts
-from shared.run.schema import DataError, UsageError
+from shared.run import DataError, UsageError, files
 
 PARAMETERS_TAG = "parameters"
 USER_ERRORS = (DataError.__name__, UsageError.__name__)
@@ -47,7 +46,7 @@ class Execution:
 
 def read_notebook(path):
     """Read an `.ipynb` file as a dict; raises DataError where it is not one."""
-    notebook = artifacts.read_json(path)
+    notebook = files.read_json(path)
     if not isinstance(notebook, dict) or not isinstance(notebook.get("cells"), list):
         raise DataError(f"{path}: not a notebook (no list of cells)")
     return notebook
@@ -172,7 +171,7 @@ def execute_copy(source, target, parameters, *, kernel, progress=None):
     target = Path(target).resolve()
     failed = target.with_suffix(".failed.ipynb")
     start = time.monotonic()
-    with artifacts.whole_file(target) as temporary, peak_memory() as peak:
+    with files.atomic_write(target) as temporary, peak_memory() as peak:
         try:
             papermill.execute_notebook(
                 _load_node(source),
@@ -217,7 +216,7 @@ def execute_in_place(path, *, run_dir):
     copy = Path(run_dir) / "notebooks" / path.name
     with kernel_reserve(cwd=path.parent, run_dir=run_dir) as kernel_for:
         execution = execute_copy(path, copy, {}, kernel=kernel_for(tuple(code_of(read_notebook(path))), None))
-    artifacts.write_text(path, nbformat.writes(clean(nbformat.read(copy, as_version=4))) + "\n")
+    files.write_text(path, nbformat.writes(clean(nbformat.read(copy, as_version=4))) + "\n")
     return execution
 
 
@@ -267,7 +266,7 @@ def write_html(notebook, *, index="../index.html"):
     if not _has_formulas(read_notebook(notebook)):
         page = re.sub(r'<script src="[^"]*mathjax[^"]*">\s*</script>', "", page, flags=re.IGNORECASE)
     target = notebook.with_suffix(".html")
-    artifacts.write_text(target, page)
+    files.write_text(target, page)
     return target
 
 

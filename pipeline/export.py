@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from pipeline import predict
+from shared.data import manifests
 from shared.evaluation import metrics
-from shared.run import artifacts
-from shared.run.native_output import held_back
-from shared.run.schema import TEST, TRAIN, UsageError
+from shared.run import TEST, TRAIN, UsageError, files
+from shared.run.native_output import quiet_native_output
 
 KINDS = ("float16", "int8")
 CALIBRATION_IMAGES = 100
@@ -46,7 +46,7 @@ def export(model_file, *, out=None, kinds=KINDS):
     for kind in kinds:
         content = convert(network, kind, store[train[:: max(1, len(train) // CALIBRATION_IMAGES)]])
         target = Path(out or path.parent) / f"{path.stem}.{kind}.tflite"
-        with artifacts.whole_file(target) as temporary:
+        with files.atomic_write(target) as temporary:
             temporary.write_bytes(content)
         score = scorer(content)
         rows.append(
@@ -62,7 +62,7 @@ def _run_of(path, saved):
     store = np.load(run_dir / "data/images.npy", mmap_mode="r")
     if store.shape[1] != saved.steps.size:
         raise UsageError(f"{path}: takes {saved.steps.size} px, the run's images have {store.shape[1]} px")
-    return store, artifacts.load_manifest(run_dir)
+    return store, manifests.load_manifest(run_dir)
 
 
 def _row(form, path, scores, reference, labels, seconds):
@@ -110,7 +110,7 @@ def convert(network, kind, calibration):
             [image[np.newaxis, ..., np.newaxis].astype(np.float32)] for image in calibration
         )
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
-    with held_back():
+    with quiet_native_output():
         return converter.convert()
 
 
@@ -118,7 +118,7 @@ def scorer(content):
     """Return a function: uint8 (S, S) -> probability of class 1, by a TensorFlow Lite file's bytes."""
     from shared.models.backend import tf
 
-    with held_back():
+    with quiet_native_output():
         interpreter = tf.lite.Interpreter(model_content=content, num_threads=1)
         interpreter.allocate_tensors()
     given, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
@@ -131,10 +131,10 @@ def scorer(content):
     return score
 
 
-def run(model_file, *, out=None, kinds=KINDS, say=print):
+def run(model_file, *, out=None, kinds=KINDS, echo=print):
     """Export and show the table of `export`."""
     result = export(model_file, out=out, kinds=kinds)
     shown = result.assign(file=[Path(file).name for file in result.file])
-    say(shown.to_string(index=False, float_format="%.4g"))
-    say(f"written: {', '.join(result.file[1:])}")
+    echo(shown.to_string(index=False, float_format="%.4g"))
+    echo(f"written: {', '.join(result.file[1:])}")
     return result

@@ -9,9 +9,8 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from shared.data import images
-from shared.run import artifacts
-from shared.run.native_output import held_back
-from shared.run.schema import DataError, UsageError
+from shared.run import DataError, UsageError, files
+from shared.run.native_output import quiet_native_output
 
 SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg", ".pgm", ".tif", ".tiff", ".bmp", ".npz", ".npy")
 COLUMNS = ("image", "score", "threshold", "prediction", "problem")
@@ -84,7 +83,7 @@ def _load_network(path):
     from shared.models.backend import keras
 
     try:
-        with held_back():  # looks for a GPU, and says so where there is none
+        with quiet_native_output():  # looks for a GPU, and says so where there is none
             network = keras.models.load_model(path, compile=False, safe_mode=True)
     except (ValueError, OSError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())
@@ -98,7 +97,7 @@ def _load_network(path):
 
 
 def _read(path):
-    return artifacts.read_json(path) if path.is_file() else {}
+    return files.read_json(path) if path.is_file() else {}
 
 
 def _class_names(audit):
@@ -186,7 +185,7 @@ def _word(model, score):
     return "" if np.isnan(score) else model.class_names[int(score >= model.threshold)]
 
 
-def run(model_file, places, *, out=None, threshold=None, say=print, progress=False):
+def run(model_file, places, *, out=None, threshold=None, echo=print, progress=False):
     """Score files and folders with a saved model, and write or print the result.
 
     Args:
@@ -205,17 +204,17 @@ def run(model_file, places, *, out=None, threshold=None, say=print, progress=Fal
     paths = find_images(places)
     model = load(model_file, threshold=threshold)
     for note in model.notes:
-        say(f"note: {note}")
+        echo(f"note: {note}")
     result = score_files(model, paths, progress=progress)
     failed = result[result.problem != ""]
     if len(failed) == len(result):
         raise DataError(f"none of {len(result)} images could be read, e.g. {failed.problem.iloc[0]}")
     if out is None:
-        say(result.to_string(index=False, float_format="%.4f", na_rep=""))
+        echo(result.to_string(index=False, float_format="%.4f", na_rep=""))
     else:
-        artifacts.write_csv(out, result)
+        files.write_csv(out, result)
         for row in failed.itertuples():
-            say(f"left out: {row.problem}")
-        say(f"{len(result) - len(failed)} of {len(result)} images scored: {out}")
-    say("For research and teaching only, not for clinical use.")
+            echo(f"left out: {row.problem}")
+        echo(f"{len(result) - len(failed)} of {len(result)} images scored: {out}")
+    echo("For research and teaching only, not for clinical use.")
     return result

@@ -18,13 +18,13 @@ from sklearn.preprocessing import StandardScaler
 
 from shared import plots
 from shared.data import preparation
-from shared.evaluation import ensembles, metrics
+from shared.evaluation import ensembles, metrics, result_files
 from shared.evaluation import scoring as evaluation
 from shared.explain import heatmaps as explain
 from shared.models import features, input_pipeline, pretrained, training
 from shared.models import networks as models
-from shared.run import artifacts, config
-from shared.run.schema import BASELINES, UsageError
+from shared.run import BASELINES, UsageError
+from shared.run import settings as config
 
 MODEL_TYPES = {
     "simple_vgg": "deep_cnn",  # stacked 3 × 3 convolutions from scratch; the pretrained one is "vgg16"
@@ -149,7 +149,7 @@ def evaluate_only(model_path, **parameters):
     prepared = prepare_data_only(**parameters)
     model = _load(model_path, prepared)
     name = Path(model_path).stem
-    former = artifacts.load_metrics(prepared.settings.run_dir).get(name)
+    former = result_files.load_metrics(prepared.settings.run_dir).get(name)
     name += "_alone" if former and former["weights"] != "as saved" else ""
     return _score(prepared, name, model, None, weights="as saved", files=[Path(model_path).stem])
 
@@ -161,9 +161,9 @@ def compare_models(**parameters):
         DataFrame with `schema.TABLE_COLUMNS`.
     """
     prepared = prepare_data_only(**parameters)
-    if BASELINES[0] not in artifacts.load_metrics(prepared.settings.run_dir):
+    if BASELINES[0] not in result_files.load_metrics(prepared.settings.run_dir):
         evaluation.score_baselines(prepared)
-    return artifacts.renew_table(prepared.settings.run_dir)
+    return result_files.renew_table(prepared.settings.run_dir)
 
 
 def run_working_gradcam(model_path, num_samples=10, **parameters):

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from shared.evaluation import metrics
+from shared.data import manifests
+from shared.evaluation import metrics, result_files
 from shared.evaluation import scoring as evaluation
-from shared.run import artifacts
-from shared.run.schema import BASELINES, EXCLUDED, TEST
+from shared.run import BASELINES, EXCLUDED, TEST, files
 
 TEMPLATES = Path(__file__).parent / "templates"
 UNANSWERED = "not answered by this run"
@@ -122,7 +122,7 @@ def _render(template, facts, target):
     )
     environment.filters.update(short=short, number=number, percent=percent, cell=markdown_cell)
     environment.globals.update(unanswered=UNANSWERED)
-    artifacts.write_text(target, environment.get_template(template).render(facts))
+    files.write_text(target, environment.get_template(template).render(facts))
     return target
 
 
@@ -137,7 +137,7 @@ def collect_facts(run_dir):
     run_dir = Path(run_dir)
     run = _read(run_dir / "run.json")
     audit = _read(run_dir / "data/audit.json")
-    table = artifacts.load_table(run_dir)
+    table = result_files.load_table(run_dir)
     rows = (
         table.astype(object)
         .where(table.notna(), None)
@@ -171,11 +171,11 @@ def collect_facts(run_dir):
 
 
 def _read(path):
-    return artifacts.read_json(path) if path.exists() else {}
+    return files.read_json(path) if path.exists() else {}
 
 
 def _metrics(run_dir):
-    return artifacts.load_metrics(run_dir) if (run_dir / "data/manifest.csv").exists() else {}
+    return result_files.load_metrics(run_dir) if (run_dir / "data/manifest.csv").exists() else {}
 
 
 def _split_row(row):
@@ -189,7 +189,7 @@ def _exclusions(run_dir, audit):
         return audit["exclusions"]
     if not (run_dir / "data/manifest.csv").exists():
         return {}
-    manifest = artifacts.load_manifest(run_dir)
+    manifest = manifests.load_manifest(run_dir)
     return manifest.exclusion_reason[manifest.split == EXCLUDED].value_counts().to_dict()
 
 
@@ -204,7 +204,7 @@ def left_out(run_dir, run, models):
     if told or weights is None or not any(name.startswith("04") for name in run.get("stages", {})):
         return dict(told)
     from shared.models import pretrained
-    from shared.run.schema import UsageError
+    from shared.run import UsageError
 
     try:
         available = pretrained.available_backbones(weights)
@@ -281,12 +281,12 @@ def limits(facts):
 
 def subgroups(run_dir, chosen):
     """Score the chosen model in parts of the test images; empty where something is missing."""
-    if chosen is None or not artifacts.predictions_path(run_dir, chosen["model"]).exists():
+    if chosen is None or not result_files.predictions_path(run_dir, chosen["model"]).exists():
         return []
-    predictions = artifacts.load_predictions(run_dir, chosen["model"])
+    predictions = result_files.load_predictions(run_dir, chosen["model"])
     test = predictions[predictions.split == TEST]
     table = metrics.subgroup_table(
-        test, artifacts.load_manifest(run_dir), threshold=chosen["threshold"], by=("abnormality_type", "breast_density")
+        test, manifests.load_manifest(run_dir), threshold=chosen["threshold"], by=("abnormality_type", "breast_density")
     )
     return table.astype(object).where(table.notna(), None).to_dict("records")
 

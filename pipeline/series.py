@@ -19,9 +19,8 @@ from pathlib import Path
 from pipeline import execution
 from shared import __version__
 from shared.data import readers as datasets
-from shared.run import artifacts
-from shared.run.config import PROFILES, project_root, resolve_settings
-from shared.run.schema import DataError, UsageError
+from shared.evaluation import result_files
+from shared.run import PROFILES, DataError, UsageError, files, project_root, resolve_settings
 
 RECORD_FILE = "run.json"
 LOCK_FILE = ".lock"
@@ -62,7 +61,7 @@ class Stage:
 
 
 # ------------------------------------------------------------------- the run
-def run_series(options, *, notebooks_dir=None, say=print):
+def run_series(options, *, notebooks_dir=None, echo=print):
     """Run the series, or what of it has changed since the last time, and return the run directory.
 
     Args:
@@ -85,13 +84,13 @@ def run_series(options, *, notebooks_dir=None, say=print):
         basis["packages"] = record["packages"]
         basis["external"] = external_fingerprint(all_parameters(stages))
         if all(_is_done(record, stage, basis, settings.run_dir) for stage in stages) and not options.force:
-            say(f"nothing has changed: {len(stages)} notebooks were done before (--force runs them again)")
+            echo(f"nothing has changed: {len(stages)} notebooks were done before (--force runs them again)")
         else:
             check_inputs(settings, weights_given="WEIGHTS" in values)
             _remove_leftovers(settings.run_dir)
             with execution.kernel_reserve(cwd=project_root(), run_dir=settings.run_dir) as kernel_for:
-                _run_stages(record, stages, basis, settings.run_dir, kernel_for, force=options.force, say=say)
-        finish(record, settings.run_dir, say=say)
+                _run_stages(record, stages, basis, settings.run_dir, kernel_for, force=options.force, echo=echo)
+        finish(record, settings.run_dir, echo=echo)
     return settings.run_dir
 
 
@@ -436,7 +435,7 @@ def open_record(settings, stages, dataset):
 
 def _read_record(path):
     try:
-        record = artifacts.read_json(path)
+        record = files.read_json(path)
     except FileNotFoundError:
         return {}
     return record if isinstance(record, dict) else {}
@@ -472,7 +471,7 @@ def _save_record(record, run_dir):
     stages = record["stages"].values()
     record["seconds"] = round(sum(entry.get("seconds") or 0 for entry in stages), 2)
     record["peak_memory_mb"] = max((entry.get("peak_memory_mb") or 0 for entry in stages), default=0)
-    artifacts.write_json(run_dir / RECORD_FILE, record)
+    files.write_json(run_dir / RECORD_FILE, record)
 
 
 def _now():
@@ -480,12 +479,12 @@ def _now():
 
 
 # ---------------------------------------------------------------- the stages
-def _run_stages(record, stages, basis, run_dir, kernel_for, *, force, say):
+def _run_stages(record, stages, basis, run_dir, kernel_for, *, force, echo):
     clock = {name: entry.get("seconds") for name, entry in record["stages"].items()}
     for number, stage in enumerate(stages, start=1):
         label = f"[{number}/{len(stages)}] {stage.name}"
         if not force and _is_done(record, stage, basis, run_dir):
-            say(f"{label}: unchanged, not run again")
+            echo(f"{label}: unchanged, not run again")
             continue
         earlier = record["stages"].get(stage.name, {}).get("outputs", [])
         entry = {
@@ -500,7 +499,7 @@ def _run_stages(record, stages, basis, run_dir, kernel_for, *, force, say):
         record["stages"] = dict(sorted(record["stages"].items()))
         _save_record(record, run_dir)
         if not sys.stderr.isatty():
-            say(f"{label}: running …")
+            echo(f"{label}: running …")
         try:
             kernel = kernel_for(stage.code, stages[number].code if number < len(stages) else None)
             _run_stage(stage, entry, run_dir, label, kernel)
@@ -513,7 +512,7 @@ def _run_stages(record, stages, basis, run_dir, kernel_for, *, force, say):
         clock[stage.name] = entry["seconds"]
         _save_record(record, run_dir)
         left = _time_left(clock, [later.name for later in stages[number:]])
-        say(f"{label}: {entry['seconds']:.0f} s{left}")
+        echo(f"{label}: {entry['seconds']:.0f} s{left}")
 
 
 def _run_stage(stage, entry, run_dir, label, kernel):
@@ -569,16 +568,16 @@ def _remove_leftovers(run_dir):
 
 
 # ------------------------------------------------------------------- the end
-def finish(record, run_dir, *, say=print):
+def finish(record, run_dir, *, echo=print):
     """Close the record, write index.html, and show the comparison table and where the page is."""
     record.update(status="done", finished=_now())
     _save_record(record, run_dir)
     table = _renewed_table(run_dir)
     if len(table):
-        say("")
-        say(format_table(table))
-    say("")
-    say(f"open {_write_reports(run_dir)}")
+        echo("")
+        echo(format_table(table))
+    echo("")
+    echo(f"open {_write_reports(run_dir)}")
 
 
 def format_table(table):
@@ -594,13 +593,13 @@ def format_table(table):
 def _renewed_table(run_dir):
     """Scores on another split than the manifest's leave the table here, where the last notebook did not see to it."""
     if (run_dir / "data/manifest.csv").exists():
-        artifacts.renew_table(run_dir)
-    return artifacts.load_table(run_dir)
+        result_files.renew_table(run_dir)
+    return result_files.load_table(run_dir)
 
 
 def _report_failed_run(run_dir):
     """Renew the page where there are results, so that it says what went wrong; the error itself matters more."""
-    if len(artifacts.load_table(run_dir)):
+    if len(result_files.load_table(run_dir)):
         with contextlib.suppress(Exception):
             _write_reports(run_dir)
 
@@ -614,7 +613,7 @@ def _write_reports(run_dir):
 
 
 # ------------------------------------------------- the committed notebooks
-def renew_notebooks(names=(), *, say=print):
+def renew_notebooks(names=(), *, echo=print):
     """Execute the committed notebooks on the demo data, in order, and store their cleaned outputs.
 
     Args:
@@ -626,4 +625,4 @@ def renew_notebooks(names=(), *, say=print):
         shutil.rmtree(run_dir, ignore_errors=True)
     for path in paths:
         taken = execution.execute_in_place(path, run_dir=run_dir)
-        say(f"{path.stem}: {taken.seconds:.0f} s, {taken.peak_memory_mb:,.0f} MB")
+        echo(f"{path.stem}: {taken.seconds:.0f} s, {taken.peak_memory_mb:,.0f} MB")

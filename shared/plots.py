@@ -13,8 +13,7 @@ import numpy as np
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from shared.evaluation import metrics
-from shared.run import artifacts
-from shared.run.schema import BASELINES
+from shared.run import BASELINES, files
 
 TRAIN_COLOUR, VALIDATION_COLOUR, TEST_COLOUR, EXCLUDED_COLOUR = "#0072B2", "#E69F00", "#009E73", "#999999"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -49,7 +48,7 @@ def new_figure(rows=1, columns=1, *, size=(6, 4), **options):
 
 def save_figure(figure, run_dir, name, *, folder="figures"):
     """Save a figure as `results/<folder>/<name>.png` and return it, so that it can be shown in the same line."""
-    with artifacts.whole_file(Path(run_dir) / f"results/{folder}/{name}.png") as temporary:
+    with files.atomic_write(Path(run_dir) / f"results/{folder}/{name}.png") as temporary:
         figure.savefig(temporary, dpi=120, metadata={"Software": None})
     return figure
 
@@ -398,7 +397,7 @@ def plot_cascade(table):
     return figure
 
 
-def plot_removal_curves(curves, *, title="", xlabel="share of pixels taken away"):
+def plot_deletion_insertion_curves(curves, *, title="", xlabel="share of pixels taken away"):
     """Draw the mean score while pixels are taken away or brought back: {name: float (N, points)}."""
     figure, axis = new_figure(size=(5.2, 3.4))
     for colour, (name, values) in zip(itertools.cycle(COLOURS), curves.items(), strict=False):

@@ -19,8 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from shared.data import images
 from shared.data import readers as datasets
 from shared.evaluation import metrics
-from shared.run import artifacts
-from shared.run.schema import EXCLUDED, DataError, UsageError
+from shared.run import EXCLUDED, DataError, UsageError, files
 
 NAME = "png-npz"
 RUNGS = {
@@ -150,7 +149,7 @@ def halve_originals(sources, *, seed=0):
 
 
 # --------------------------------------------------------------------- rungs
-def climb(sources, *, size, train, seed=0):
+def iter_rungs(sources, *, size, train, seed=0):
     """Yield (rung, images) from R0 to R5; each rung keeps what the rungs below it did.
 
     What is matched is matched to targets from the training rows alone: the mean of the two classes' grey-level
@@ -177,8 +176,8 @@ def climb(sources, *, size, train, seed=0):
 
 
 def make_rung(sources, rung, *, size, train, seed=0):
-    """Return the images of one rung; see `climb`. Raises UsageError for an unknown rung."""
-    for name, planes in climb(sources, size=size, train=train, seed=seed):
+    """Return the images of one rung; see `iter_rungs`. Raises UsageError for an unknown rung."""
+    for name, planes in iter_rungs(sources, size=size, train=train, seed=seed):
         if name == rung:
             return planes
     raise UsageError(f"rung {rung!r} is not one of {', '.join(RUNGS)}")
@@ -546,7 +545,7 @@ def write_class_folders(sources, folder):
         plane = sources.images[row].astype(np.float32)
         plane = (plane - plane.mean()) / (plane.std() or 1)
         name = "cancer" if sources.lesions[row] == "MALIGNANT" else "non_cancer"
-        with artifacts.whole_file(folder / name / f"{sources.names[row]}.npz") as temporary:
+        with files.atomic_write(folder / name / f"{sources.names[row]}.npz") as temporary:
             np.savez_compressed(temporary, plane)
     return len(rows)
 

@@ -11,8 +11,7 @@ import phantoms as demo_data
 from shared import synthetic
 from shared.data import readers as datasets
 from shared.evaluation import metrics
-from shared.run.config import Settings
-from shared.run.schema import DataError, UsageError
+from shared.run import DataError, Settings, UsageError
 
 SIZE = 32
 REAL = os.environ.get("MAMMO_PNG_NPZ_DIR", "")
@@ -52,7 +51,7 @@ def split(sources):
 
 @pytest.fixture(scope="module")
 def rungs(sources, split):
-    return dict(synthetic.climb(sources, size=SIZE, train=split[0], seed=0))
+    return dict(synthetic.iter_rungs(sources, size=SIZE, train=split[0], seed=0))
 
 
 def test_split_keeps_groups_together_and_both_classes(sources, split):

@@ -20,8 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from shared import __version__
-from shared.run import artifacts
-from shared.run.schema import DataError, UsageError
+from shared.run import DataError, UsageError, files
 
 MAX_PIXELS = 89_000_000  # more than any mammogram; what is larger is refused before it is decoded
 MAX_BYTES = 12 * MAX_PIXELS  # of one array: three channels of float32
@@ -470,15 +469,15 @@ def build_image_store(dataset, folder, steps, *, n_jobs=None):
             bar.update(done)
     frame = pd.DataFrame(statistics, columns=list(STATISTICS_COLUMNS))
     frame.insert(0, "image_id", dataset.manifest.image_id.to_numpy())
-    artifacts.write_csv(folder / "image_statistics.csv", frame)
-    artifacts.write_json(note, {"key": key, "shape": shape, "steps": asdict(steps), "masks": bool(has_masks)})
+    files.write_csv(folder / "image_statistics.csv", frame)
+    files.write_json(note, {"key": key, "shape": shape, "steps": asdict(steps), "masks": bool(has_masks)})
     return open_image_store(folder)
 
 
 def _is_whole(folder, note, key):
-    if not note.exists() or artifacts.read_json(note).get("key") != key:
+    if not note.exists() or files.read_json(note).get("key") != key:
         return False
-    names = ["images.npy", "image_statistics.csv"] + ["masks.npy"] * artifacts.read_json(note)["masks"]
+    names = ["images.npy", "image_statistics.csv"] + ["masks.npy"] * files.read_json(note)["masks"]
     return all((folder / name).exists() for name in names)
 
 
@@ -536,7 +535,7 @@ class _array_writer:
     def __enter__(self):
         if self.shape is None:
             return None
-        self._whole = artifacts.whole_file(self.path)
+        self._whole = files.atomic_write(self.path)
         temporary = self._whole.__enter__()
         self._file = open(temporary, "wb")
         header = {"descr": "|u1", "fortran_order": False, "shape": self.shape}

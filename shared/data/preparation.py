@@ -5,11 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from shared.data import images, splits
+from shared.data import images, manifests, splits
 from shared.data import readers as datasets
-from shared.run import artifacts
-from shared.run.config import Settings
-from shared.run.schema import TEST, DataError, UsageError
+from shared.run import TEST, DataError, Settings, UsageError, files
 
 
 @dataclass(frozen=True)
@@ -21,7 +19,7 @@ class Prepared:
         manifest: DataFrame, row i belongs to images[i].
         images: uint8 memory map (N, S, S), 0–255.
         masks: uint8 memory map (N, S, S) of 0 and 1, or None where the source has no lesion masks.
-        statistics: DataFrame with what the files' own pixels say (`images.STATISTICS_COLUMNS`).
+        statistics: DataFrame with what the files' own pixels echo (`images.STATISTICS_COLUMNS`).
         class_names: the words for label 0 and label 1.
     """
 
@@ -92,7 +90,7 @@ def _check_classes(data_dir, rows):
 def check_run_dir(run_dir):
     """Raise UsageError where nothing can be written into `run_dir`."""
     try:
-        with artifacts.whole_file(run_dir / ".writable"):
+        with files.atomic_write(run_dir / ".writable"):
             pass
         (run_dir / ".writable").unlink()
     except OSError as error:
@@ -117,8 +115,8 @@ def prepare(settings):
         n_folds=settings.n_folds,
         seed=settings.seed,
     )
-    artifacts.save_manifest(settings.run_dir, manifest)
-    artifacts.write_json(folder / "audit.json", splits.audit(dataset, manifest, statistics, seed=settings.seed))
+    manifests.save_manifest(settings.run_dir, manifest)
+    files.write_json(folder / "audit.json", splits.audit(dataset, manifest, statistics, seed=settings.seed))
     return Prepared(settings, manifest, store, masks, statistics, dataset.class_names)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
-from shared.run.schema import EXCLUDED, SPLITS, TEST, TRAIN, VALIDATION, DataError
+from shared.run import EXCLUDED, SPLITS, TEST, TRAIN, VALIDATION, DataError
 
 VALIDATION_SHARE = 5  # validation is one in five of the patients that are not in test
 

@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from shared.evaluation import metrics
-from shared.run.schema import UsageError
+from shared.run import UsageError
 
 SCHEDULER_SECONDS = 10  # how long to wait for a cluster to answer
 

@@ -17,7 +17,7 @@ from scipy import optimize, special, stats
 from sklearn import metrics as sk
 from sklearn.linear_model import LogisticRegression
 
-from shared.run.schema import DataError
+from shared.run import DataError
 
 LEVEL = 0.95
 DRAWS = 2000

@@ -6,9 +6,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from shared.evaluation import metrics
-from shared.run import artifacts
-from shared.run.schema import BASELINES, TEST, TRAIN, VALIDATION, DataError
+from shared.data import manifests
+from shared.evaluation import metrics, result_files
+from shared.run import BASELINES, TEST, TRAIN, VALIDATION, DataError, files
 
 DESCRIPTORS = ("shape", "margins", "calc_type", "calc_distribution")
 
@@ -46,7 +46,7 @@ def evaluate(
     """
     settings = prepared.settings
     scores = _held_out(prepared, scores, out_of_fold)
-    predictions = artifacts.save_predictions(settings.run_dir, name, prepared.manifest, scores)
+    predictions = result_files.save_predictions(settings.run_dir, name, prepared.manifest, scores)
     validation, test = (predictions[predictions.split == split] for split in (VALIDATION, TEST))
     for split, part in ((VALIDATION, validation), (TEST, test)):
         if len(part) != len(prepared.rows(split)):
@@ -74,10 +74,10 @@ def evaluate(
         "validation": metrics.summarise(validation.label, validation.score, threshold=threshold),
         "train_seconds": round(float(train_seconds), 2),
         "parameters": int(parameters),
-        "split_key": artifacts.split_key(prepared.manifest),
+        "split_key": manifests.split_key(prepared.manifest),
         **(extra or {}),
     }
-    artifacts.save_metrics(settings.run_dir, name, result)
+    result_files.save_metrics(settings.run_dir, name, result)
     return result
 
 
@@ -146,7 +146,7 @@ def choose_image_model(results):
     Baselines, and models that were given more than the image (`inputs` in their metrics), do not count.
 
     Args:
-        results: {model: metrics dict} as from `artifacts.load_metrics`.
+        results: {model: metrics dict} as from `result_files.load_metrics`.
     """
     image_models = {
         name: result
@@ -268,7 +268,7 @@ def prepare_external(settings, dataset_name, data_dir):
     folder = settings.run_dir / "results/external" / dataset_name
     dataset = datasets.load(dataset_name, data_dir, task=settings.task, input=settings.input)
     first, second = (datasets.FAMILIES.get(name, name) for name in (settings.dataset, dataset_name))
-    both = set(artifacts.load_manifest(settings.run_dir).patient_id) & set(dataset.manifest.patient_id)
+    both = set(manifests.load_manifest(settings.run_dir).patient_id) & set(dataset.manifest.patient_id)
     if both and first == second:
         raise DataError(
             f"EXTERNAL_DATASET {dataset_name}: {len(both)} of its patients stand in the first data set as well, "
@@ -305,13 +305,13 @@ def evaluate_external(external, results, run_dir):
         scored = external.manifest.assign(score=scores)[np.isfinite(scores)]
         columns = ["image_id", "patient_id", "side", "split", "fold", "label", "score"]
         path = run_dir / f"results/external/{external.settings.dataset}/{name}.csv"
-        artifacts.write_csv(path, scored[columns])
+        files.write_csv(path, scored[columns])
         figures = metrics.summarise(scored.label, scored.score, threshold=result["threshold"])
         area = metrics.bootstrap_interval(scored.label, scored.score, scored.patient_id)
         figures |= {"model": name, "dataset": external.settings.dataset, "auc_low": area.low, "auc_high": area.high}
         rows.append({column: figures[column] for column in EXTERNAL_COLUMNS})
     table = pd.DataFrame(rows, columns=list(EXTERNAL_COLUMNS))
-    artifacts.write_csv(run_dir / "results/external_validation.csv", table)
+    files.write_csv(run_dir / "results/external_validation.csv", table)
     return table
 
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from shared.models.backend import keras, ops, tf
-from shared.run.schema import UsageError
+from shared.run import UsageError
 
 CAM_METHODS = ("gradcam", "gradcam++", "hirescam", "layercam", "scorecam", "eigencam")
 METHODS = (*CAM_METHODS, "occlusion", "integrated_gradients")

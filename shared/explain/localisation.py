@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from shared.evaluation import metrics
-from shared.run.schema import UsageError
+from shared.run import UsageError
 
 FILE = "results/gradcam_visualizations/localisation.csv"
 COLUMNS = ("model", "method", "measure", "value", "low", "high")
@@ -164,7 +164,7 @@ def compare(measured, others, patients, *, draws=metrics.DRAWS, seed=0):
 
 
 # ------------------------------------------------------------ what the network makes of it
-def removal_curves(score: Callable, images, maps, *, mode="deletion", points=11, blur=None, seed=0):
+def deletion_insertion_curves(score: Callable, images, maps, *, mode="deletion", points=11, blur=None, seed=0):
     """Take pixels away from the most important on, or bring them back, and record the score (Petsiuk et al. 2018).
 
     A pixel that is taken away is replaced by a blurred copy of the image, which leaves less of an edge than black.

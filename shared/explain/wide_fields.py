@@ -15,7 +15,7 @@ import pandas as pd
 
 from shared.data import images, preparation
 from shared.data.preparation import Prepared
-from shared.run.schema import DataError
+from shared.run import DataError
 
 CLASS_NAMES = ("normal tissue", "lesion")
 KEPT = ("image_id", "patient_id", "side", "split", "fold")

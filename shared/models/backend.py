@@ -4,9 +4,9 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings and errors only, once it runs
 
-from shared.run.native_output import held_back
+from shared.run.native_output import quiet_native_output
 
-with held_back():
+with quiet_native_output():
     import keras
     import tensorflow as tf
     from keras import layers, ops

@@ -21,7 +21,7 @@ from shared.data import images
 from shared.models import input_pipeline
 from shared.models import networks as models
 from shared.models.backend import keras
-from shared.run import artifacts
+from shared.run import files
 
 SECONDS_BETWEEN_SAVES = 10
 MAX_VALUES = 160_000  # of an image, all views together: 0.3 MB on disk
@@ -88,7 +88,7 @@ def extract(prepared, model, layer, *, views=input_pipeline.ALL_VIEWS, through=N
             frozen, seconds = keras.Model(model.get_layer(through).output, frozen.output), source.seconds
             views = source.views
         _compute(path, frozen, source, prepared.images.shape[:2], np.asarray(views), seconds)
-    seconds = artifacts.read_json(path.with_suffix(".json"))["seconds"]
+    seconds = files.read_json(path.with_suffix(".json"))["seconds"]
     return CachedViews(np.load(path, mmap_mode="r", allow_pickle=False), seconds)
 
 
@@ -115,7 +115,7 @@ def _compute(path, frozen, source, store, views, seconds):
     part, progress = path.with_suffix(".part"), path.with_suffix(".part.json")
     done = 0
     if part.exists() and progress.exists():
-        done, seconds = artifacts.read_json(progress).values()
+        done, seconds = files.read_json(progress).values()
         array = np.load(part, mmap_mode="r+", allow_pickle=False)
     else:
         shape = (count, len(views), *frozen.output_shape[1:])
@@ -132,9 +132,9 @@ def _compute(path, frozen, source, store, views, seconds):
         if time.perf_counter() - last > SECONDS_BETWEEN_SAVES:
             last = time.perf_counter()
             array.flush()
-            artifacts.write_json(progress, {"rows": int(rows[-1]) + 1, "seconds": seconds + last - started})
+            files.write_json(progress, {"rows": int(rows[-1]) + 1, "seconds": seconds + last - started})
     array.flush()
-    artifacts.write_json(path.with_suffix(".json"), {"seconds": seconds + time.perf_counter() - started})
+    files.write_json(path.with_suffix(".json"), {"seconds": seconds + time.perf_counter() - started})
     os.replace(part, path)
     progress.unlink(missing_ok=True)
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from shared.models import pretrained
 from shared.models.backend import keras, layers
-from shared.run.schema import UsageError
+from shared.run import UsageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

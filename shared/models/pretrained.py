@@ -5,8 +5,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.run.config import project_root
-from shared.run.schema import UsageError
+from shared.run import UsageError, project_root
 
 KEYWORDS = ("imagenet", "demo", "none")
 DEMO_BACKBONE = "mobilenetv2"

@@ -16,8 +16,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from shared.models import features, input_pipeline
 from shared.models import networks as models
 from shared.models.backend import keras, tf
-from shared.run import artifacts
-from shared.run.schema import UsageError
+from shared.run import UsageError, files
 
 LOSSES = {
     "binary_crossentropy": keras.losses.BinaryCrossentropy,
@@ -257,7 +256,7 @@ class _Record(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.rows.append({"epoch": epoch, **dict(sorted(logs.items()))})
-        artifacts.write_text(self.folder / "log.csv", pd.DataFrame(self.rows).to_csv(index=False))
+        files.write_text(self.folder / "log.csv", pd.DataFrame(self.rows).to_csv(index=False))
         if logs["val_auc"] > self.best:
             self.best = logs["val_auc"]
             self._save("best")
@@ -268,7 +267,7 @@ class _Record(keras.callbacks.Callback):
             self.saved = time.monotonic()
 
     def _save(self, name):
-        with artifacts.whole_file(self.folder / f"{name}.npz") as temporary:
+        with files.atomic_write(self.folder / f"{name}.npz") as temporary:
             np.savez(temporary, *(variable.numpy() for variable in _state(self.model)))
 
 
@@ -441,7 +440,7 @@ def fit(
     seconds = earlier.seconds.sum() + time.perf_counter() - started
     if save:
         save_model(settings.run_dir, name, _with_optimizer(whole, model))
-        artifacts.write_csv(settings.run_dir / f"results/training_logs/{name}.csv", history)
+        files.write_csv(settings.run_dir / f"results/training_logs/{name}.csv", history)
     shutil.rmtree(state_dir, ignore_errors=True)
     messages = tuple(text for text in (monitor.message, collapse.message) if text)
     return TrainingResult(history, seconds, best_epoch, best_auc, messages, bool(collapse.message))
@@ -650,7 +649,7 @@ def model_path(run_dir, name):
 
 def save_model(run_dir, name, model):
     """Write `models/<name>.keras`, whole or not at all."""
-    with artifacts.whole_file(model_path(run_dir, name)) as temporary:
+    with files.atomic_write(model_path(run_dir, name)) as temporary:
         model.save(temporary)
 
 

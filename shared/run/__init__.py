@@ -1,1 +1,46 @@
-"""run."""
+"""The run: settings from parameters, the run directory's files, and the names and errors that every room uses."""
+
+from shared.run.files import atomic_write, read_json, write_array, write_csv, write_json, write_text
+from shared.run.names import (
+    BASELINES,
+    DESCRIPTOR_COLUMNS,
+    EXCLUDED,
+    MANIFEST_COLUMNS,
+    PATHOLOGIES,
+    PREDICTION_COLUMNS,
+    SPLITS,
+    TABLE_COLUMNS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    DataError,
+    UsageError,
+)
+from shared.run.settings import PROFILES, Settings, project_root, resolve_run_dir, resolve_settings
+
+__all__ = [
+    "BASELINES",
+    "DESCRIPTOR_COLUMNS",
+    "EXCLUDED",
+    "MANIFEST_COLUMNS",
+    "PATHOLOGIES",
+    "PREDICTION_COLUMNS",
+    "PROFILES",
+    "SPLITS",
+    "TABLE_COLUMNS",
+    "TEST",
+    "TRAIN",
+    "VALIDATION",
+    "DataError",
+    "Settings",
+    "UsageError",
+    "atomic_write",
+    "project_root",
+    "read_json",
+    "resolve_run_dir",
+    "resolve_settings",
+    "write_array",
+    "write_csv",
+    "write_json",
+    "write_text",
+]

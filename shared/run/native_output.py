@@ -7,7 +7,7 @@ import warnings
 
 
 @contextlib.contextmanager
-def held_back():
+def quiet_native_output():
     """Send file descriptors 1 and 2 nowhere, and keep Python's warnings back, as long as the block runs.
 
     For short calls that have nothing to say: loading TensorFlow, converting a model. Errors still raise.

@@ -12,7 +12,7 @@ import pytest
 from shared.data import images
 from shared.data import readers as datasets
 from shared.data.readers import cbis_ddsm
-from shared.run.schema import DataError, UsageError
+from shared.run import DataError, UsageError
 
 MASS = (
     "patient_id,breast_density,left or right breast,image view,abnormality id,abnormality type,mass shape,"

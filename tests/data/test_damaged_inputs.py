@@ -26,11 +26,9 @@ from PIL import Image
 
 from pipeline import __main__
 from pipeline import series as pipeline
-from shared.data import images, preparation
+from shared.data import images, manifests, preparation
 from shared.data.readers import cbis_ddsm, ddsm_tfrecord, mini_mias
-from shared.run import artifacts
-from shared.run.config import Settings
-from shared.run.schema import PATHOLOGIES, DataError, UsageError
+from shared.run import PATHOLOGIES, DataError, Settings, UsageError, files
 
 SIZE = 16  # pixels of the image store
 PATIENTS = 26  # even numbers malignant; the last six are the official test split where there is one
@@ -215,7 +213,7 @@ def check_whole(run_dir):
         elif path.suffix == ".npy":
             np.load(path, allow_pickle=False)
     if (run_dir / "data/manifest.csv").exists():
-        manifest = artifacts.load_manifest(run_dir)
+        manifest = manifests.load_manifest(run_dir)
         assert len(manifest) == len(np.load(run_dir / "data/images.npy", mmap_mode="r"))
         assert manifest.image_id.is_unique
         assert ((manifest.split == "excluded") == (manifest.exclusion_reason != "")).all()
@@ -468,7 +466,7 @@ def test_a_damaged_mask_costs_the_mask_not_the_image(tree, tmp_path, file, damag
     assert re.search(reason, prepared.statistics.mask_problem[hit].item())
     assert prepared.images[hit].any()
     assert not prepared.masks[hit].any()
-    report = artifacts.read_json(tmp_path / "run/data/audit.json")
+    report = files.read_json(tmp_path / "run/data/audit.json")
     assert list(report["unreadable_masks"]) == prepared.manifest.image_id[hit].tolist()
 
 
@@ -822,10 +820,10 @@ def test_the_runner_names_a_truncated_image_and_goes_on(tree, tmp_path, run):
     append(folder / PICTURES["cbis-ddsm"], b"\0" * 5000)
     status, _, err = run("cbis-ddsm", folder)
     assert (status, err) == (0, "")
-    audit = artifacts.read_json(tmp_path / "run/data/audit.json")
+    audit = files.read_json(tmp_path / "run/data/audit.json")
     (line,) = audit["unreadable"].values()
     assert re.search(COMMON[halve], line)
-    assert artifacts.load_manifest(tmp_path / "run").split.value_counts()["excluded"] == 1
+    assert manifests.load_manifest(tmp_path / "run").split.value_counts()["excluded"] == 1
 
 
 def test_the_runner_finds_a_class_missing_from_the_test_split(tree, tmp_path, run):
@@ -879,7 +877,7 @@ def test_any_bytes_as_case_file(tmp_path, body, keep_header):
         return
     assert cases.pathology.isin(PATHOLOGIES).all()
     assert not cases.isna().any().any()
-    artifacts.write_csv(tmp_path / "again.csv", cases)
+    files.write_csv(tmp_path / "again.csv", cases)
     again = pd.read_csv(tmp_path / "again.csv", dtype=str, keep_default_na=False)
     assert (again == cases).all().all()
 
@@ -902,7 +900,7 @@ def test_any_words_in_a_case_file(tmp_path, rows):
     except DataError as error:
         check_line(error)
         return
-    artifacts.write_csv(tmp_path / "again.csv", cases)
+    files.write_csv(tmp_path / "again.csv", cases)
     again = pd.read_csv(tmp_path / "again.csv", dtype=str, keep_default_na=False)
     assert (again == cases).all().all()
 

@@ -10,7 +10,7 @@ import pytest
 from shared.data import images
 from shared.data.images import ImageSteps
 from shared.data.readers import Dataset
-from shared.run.schema import MANIFEST_COLUMNS, DataError, UsageError
+from shared.run import MANIFEST_COLUMNS, DataError, UsageError
 
 
 def noise(height=40, width=30, seed=0, dtype=np.uint8):

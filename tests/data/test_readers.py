@@ -13,7 +13,7 @@ import pytest
 import phantoms as demo_data
 from shared.data import readers as datasets
 from shared.data.readers import ddsm_tfrecord, mini_mias
-from shared.run.schema import MANIFEST_COLUMNS, DataError, UsageError
+from shared.run import MANIFEST_COLUMNS, DataError, UsageError
 
 OTHER_LAYOUTS = ("cbis-ddsm-dicom", "ddsm-tfrecord", "png-npz", "npz", "mini-mias")
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from shared.data import readers as datasets
 from shared.data import splits
-from shared.run.schema import MANIFEST_COLUMNS, DataError
+from shared.run import MANIFEST_COLUMNS, DataError
 
 
 def make_manifest(patients, labels, official=None):

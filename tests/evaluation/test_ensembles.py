@@ -9,11 +9,12 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 
-from shared.data import preparation
-from shared.evaluation import ensembles, metrics
+from shared.data import manifests, preparation
+from shared.evaluation import ensembles, metrics, result_files
 from shared.evaluation import scoring as evaluation
-from shared.run import artifacts, config, schema
-from shared.run.schema import UsageError
+from shared.run import UsageError
+from shared.run import names as schema
+from shared.run import settings as config
 
 
 @pytest.fixture
@@ -170,14 +171,14 @@ def test_out_of_fold_scores_are_written_and_excluded_images_are_not(problem, tmp
         "split": split, "fold": folds[0],
     }  # fmt: skip
     manifest = pd.DataFrame(columns, index=range(300))
-    artifacts.save_manifest(tmp_path, manifest)
+    manifests.save_manifest(tmp_path, manifest)
     settings = config.Settings(run_dir=tmp_path)
     prepared = preparation.Prepared(settings, manifest, None, None, None, ("benign", "malignant"))
     scores = ensembles.cross_validate(MEMBERS[:1], features, labels, folds, n_jobs=1)["linear"].scores
     result = evaluation.evaluate(prepared, "cv_linear", scores, out_of_fold=True)
-    saved = artifacts.load_predictions(tmp_path, "cv_linear")
+    saved = result_files.load_predictions(tmp_path, "cv_linear")
     assert saved.split.value_counts().to_dict() == {"train": 180, "validation": 60, "test": 57}
     assert saved.score.to_numpy() == pytest.approx(scores[:297])
     assert result["auc"] == pytest.approx(metrics.auc(labels[240:297], scores[240:297]))
     evaluation.evaluate(prepared, "plain", scores)
-    assert set(artifacts.load_predictions(tmp_path, "plain").split) == {"validation", "test"}
+    assert set(result_files.load_predictions(tmp_path, "plain").split) == {"validation", "test"}

@@ -5,13 +5,12 @@ import pandas as pd
 import pytest
 
 import phantoms as demo_data
-from shared.data import preparation
+from shared.data import manifests, preparation
 from shared.data.preparation import Prepared
-from shared.evaluation import metrics
+from shared.evaluation import metrics, result_files
 from shared.evaluation import scoring as evaluation
-from shared.run import artifacts, config
-from shared.run.config import Settings
-from shared.run.schema import MANIFEST_COLUMNS, PREDICTION_COLUMNS, TABLE_COLUMNS, DataError
+from shared.run import MANIFEST_COLUMNS, PREDICTION_COLUMNS, TABLE_COLUMNS, DataError, Settings, files
+from shared.run import settings as config
 
 
 @pytest.fixture
@@ -30,7 +29,7 @@ def prepared(tmp_path):
     manifest.loc[::3, "shape"] = ""
     manifest = manifest.reindex(columns=[*MANIFEST_COLUMNS], fill_value="")
     statistics = pd.DataFrame({"mean": generator.normal(labels * 0.8, 1), "problem": "", "content": ""})
-    artifacts.save_manifest(tmp_path, manifest)
+    manifests.save_manifest(tmp_path, manifest)
     images = np.zeros((240, 8, 8), np.uint8)
     return Prepared(Settings(run_dir=tmp_path), manifest, images, None, statistics, ("benign", "malignant"))
 
@@ -43,14 +42,14 @@ def scores_of(prepared, noise=1.0):
 def test_row_and_files_agree(prepared):
     scores = scores_of(prepared)
     result = evaluation.evaluate(prepared, "m", scores, weights="random", parameters=7)
-    rows = artifacts.load_predictions(prepared.settings.run_dir, "m")
+    rows = result_files.load_predictions(prepared.settings.run_dir, "m")
     assert list(rows.columns) == list(PREDICTION_COLUMNS)
     assert set(rows.split) == {"validation", "test"}  # a model's own training images are no result
     test = rows[rows.split == "test"]
     assert result["auc"] == pytest.approx(metrics.auc(test.label, test.score), abs=1e-8)
     assert result["n_test"] == 80
     assert result["n_patients"] == 40
-    table = artifacts.load_table(prepared.settings.run_dir)
+    table = result_files.load_table(prepared.settings.run_dir)
     assert list(table.columns) == list(TABLE_COLUMNS)
     assert table.auc[0] == pytest.approx(result["auc"])
     assert result["auc_low"] < result["auc"] < result["auc_high"]
@@ -90,9 +89,9 @@ def test_baselines_leave_out_what_the_source_does_not_have(prepared):
 def test_results_of_another_split_stay_out_of_the_table(prepared):
     evaluation.evaluate(prepared, "old", scores_of(prepared))
     prepared.manifest.loc[prepared.rows("train")[:4], "split"] = "excluded"
-    artifacts.save_manifest(prepared.settings.run_dir, prepared.manifest)
+    manifests.save_manifest(prepared.settings.run_dir, prepared.manifest)
     evaluation.evaluate(prepared, "new", scores_of(prepared))
-    assert artifacts.load_table(prepared.settings.run_dir).model.tolist() == ["new"]
+    assert result_files.load_table(prepared.settings.run_dir).model.tolist() == ["new"]
 
 
 def test_one_hot_sets_every_word_of_a_combination():
@@ -103,8 +102,8 @@ def test_one_hot_sets_every_word_of_a_combination():
 # ----------------------------------------------------------------- artifacts
 def test_a_file_that_is_there_is_whole(tmp_path):
     path = tmp_path / "a/b.txt"
-    artifacts.write_text(path, "first")
-    with pytest.raises(RuntimeError), artifacts.whole_file(path) as temporary:  # noqa: PT012
+    files.write_text(path, "first")
+    with pytest.raises(RuntimeError), files.atomic_write(path) as temporary:  # noqa: PT012
         temporary.write_text("half")
         raise RuntimeError
     assert path.read_text() == "first"
@@ -113,19 +112,19 @@ def test_a_file_that_is_there_is_whole(tmp_path):
 
 def test_json_holds_plain_values_only(tmp_path):
     path = tmp_path / "a.json"
-    artifacts.write_json(path, {"n": np.int64(3), "x": np.array([1.5, np.nan]), 4: {"t": (1, 2)}, "p": tmp_path})
-    assert artifacts.read_json(path) == {"n": 3, "x": [1.5, None], "4": {"t": [1, 2]}, "p": tmp_path.as_posix()}
+    files.write_json(path, {"n": np.int64(3), "x": np.array([1.5, np.nan]), 4: {"t": (1, 2)}, "p": tmp_path})
+    assert files.read_json(path) == {"n": 3, "x": [1.5, None], "4": {"t": [1, 2]}, "p": tmp_path.as_posix()}
     path.write_text("{")
     with pytest.raises(DataError, match="not valid JSON"):
-        artifacts.read_json(path)
+        files.read_json(path)
 
 
 def test_predictions_without_a_column_are_refused(tmp_path):
-    artifacts.write_csv(artifacts.predictions_path(tmp_path, "m"), pd.DataFrame({"image_id": ["a"], "score": [0.5]}))
+    files.write_csv(result_files.predictions_path(tmp_path, "m"), pd.DataFrame({"image_id": ["a"], "score": [0.5]}))
     with pytest.raises(DataError, match="no column patient_id"):
-        artifacts.load_predictions(tmp_path, "m")
+        result_files.load_predictions(tmp_path, "m")
     with pytest.raises(FileNotFoundError, match="run the notebook"):
-        artifacts.load_predictions(tmp_path, "absent")
+        result_files.load_predictions(tmp_path, "absent")
 
 
 @pytest.fixture
@@ -146,16 +145,16 @@ def test_external_validation_refuses_patients_and_pictures_of_the_first_data_set
     settings, same, _ = two_hospitals
     with pytest.raises(DataError, match="of its patients stand in the first data set"):
         evaluation.prepare_external(settings, "mini-mias", same)
-    manifest = artifacts.load_manifest(settings.run_dir)
-    artifacts.save_manifest(settings.run_dir, manifest.assign(patient_id="x" + manifest.patient_id))
+    manifest = manifests.load_manifest(settings.run_dir)
+    manifests.save_manifest(settings.run_dir, manifest.assign(patient_id="x" + manifest.patient_id))
     with pytest.raises(DataError, match="of its pictures stand in the first data set"):
         evaluation.prepare_external(settings, "mini-mias", same)
 
 
 def test_external_validation_takes_other_patients_as_one_test_set(two_hospitals):
     settings, _, other = two_hospitals
-    manifest = artifacts.load_manifest(settings.run_dir)
-    artifacts.save_manifest(settings.run_dir, manifest.assign(patient_id="x" + manifest.patient_id))
+    manifest = manifests.load_manifest(settings.run_dir)
+    manifests.save_manifest(settings.run_dir, manifest.assign(patient_id="x" + manifest.patient_id))
     external = evaluation.prepare_external(settings, "mini-mias", other)
     assert set(external.manifest.split) == {"test", "excluded"}  # what the reader itself leaves out stays out
     assert external.images[external.rows("test")].any(axis=(1, 2)).all()

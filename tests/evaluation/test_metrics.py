@@ -13,7 +13,7 @@ from sklearn.calibration import CalibratedClassifierCV, calibration_curve
 from sklearn.frozen import FrozenEstimator
 
 from shared.evaluation import metrics
-from shared.run.schema import DataError
+from shared.run import DataError
 
 
 def two_views(generator, patients=120, shift=1.0, resemblance=0.6):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from shared.explain import heatmaps as explain
-from shared.run.schema import UsageError
+from shared.run import UsageError
 
 SIDE = 4
 CHANNELS = np.array([1.0, 2.0, -0.5], "float32")  # what the one convolution of `linear_network` multiplies with

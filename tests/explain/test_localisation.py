@@ -6,7 +6,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from shared.explain import localisation
-from shared.run.schema import UsageError
+from shared.run import UsageError
 
 SIDE = 12
 
@@ -129,16 +129,16 @@ def test_deletion_of_what_counts_lowers_the_score_at_once(masks, noise):
     def score(batch):
         return (batch * masks).sum((1, 2)) / masks.sum((1, 2))
 
-    right = localisation.removal_curves(score, images, masks, points=11, blur=50)
-    wrong = localisation.removal_curves(score, images, ~masks, points=11, blur=50)
+    right = localisation.deletion_insertion_curves(score, images, masks, points=11, blur=50)
+    wrong = localisation.deletion_insertion_curves(score, images, ~masks, points=11, blur=50)
     np.testing.assert_allclose(right[:, 0], wrong[:, 0])
     np.testing.assert_allclose(right[:, -1], wrong[:, -1])
     assert (localisation.area_under(right) < localisation.area_under(wrong) - 50).all()
-    back = localisation.removal_curves(score, images, masks, mode="insertion", points=11, blur=50)
+    back = localisation.deletion_insertion_curves(score, images, masks, mode="insertion", points=11, blur=50)
     np.testing.assert_allclose(back[:, -1], right[:, 0], rtol=1e-6)
     assert (localisation.area_under(back) > localisation.area_under(right)).all()
     with pytest.raises(UsageError, match="mode"):
-        localisation.removal_curves(score, images, masks, mode="erasure")
+        localisation.deletion_insertion_curves(score, images, masks, mode="erasure")
 
 
 def test_area_under_a_straight_line():

@@ -9,8 +9,7 @@ import pytest
 
 from shared.data.preparation import Prepared
 from shared.explain import wide_fields
-from shared.run.config import Settings
-from shared.run.schema import DataError
+from shared.run import DataError, Settings
 
 HEIGHT, WIDTH, RADIUS = 300, 220, 12
 CENTRES = {"a": (150, 60), "b": (60, 120), "c": (240, 40)}  # patient -> (y, x) of the lesion

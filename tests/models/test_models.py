@@ -8,7 +8,7 @@ import pytest
 
 from shared.models import networks as models
 from shared.models import pretrained
-from shared.run.schema import UsageError
+from shared.run import UsageError
 
 SIZE = 32
 

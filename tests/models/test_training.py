@@ -16,8 +16,7 @@ import pytest
 from shared.data import preparation
 from shared.models import input_pipeline, training
 from shared.models import networks as models
-from shared.run.config import Settings
-from shared.run.schema import UsageError
+from shared.run import Settings, UsageError
 
 SIZE = 32
 

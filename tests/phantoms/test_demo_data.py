@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from phantoms import LAYOUTS, layouts, phantom, write_demo_data
 from phantoms.layouts import CASE_FILES, DICOM_COLUMNS, UID_ROOT, generate_twin
-from shared.run.schema import DataError, UsageError
+from shared.run import DataError, UsageError
 
 
 def digest(folder):

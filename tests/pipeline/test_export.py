@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from pipeline import __main__, export
-from shared.run import artifacts
-from shared.run.schema import MANIFEST_COLUMNS, UsageError
+from shared.data import manifests
+from shared.run import MANIFEST_COLUMNS, UsageError, files
 
 keras = pytest.importorskip("keras")
 SIZE = 32
@@ -18,12 +18,12 @@ def run_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     labels = np.arange(40) % 2
     noise = np.random.default_rng(0).integers(0, 120, (40, SIZE, SIZE))
-    artifacts.write_array(folder / "data/images.npy", (noise + 100 * labels[:, None, None]).astype(np.uint8))
+    files.write_array(folder / "data/images.npy", (noise + 100 * labels[:, None, None]).astype(np.uint8))
     manifest = pd.DataFrame("", index=range(40), columns=list(MANIFEST_COLUMNS))
     manifest = manifest.assign(image_id=[f"i{i}" for i in range(40)], label=labels, fold=-1)
-    artifacts.save_manifest(folder, manifest.assign(split=np.repeat(["train", "test"], 20)))
-    artifacts.write_json(folder / "data/images.json", {"steps": {"size": SIZE}})
-    artifacts.write_json(folder / "results/metrics/tiny.json", {"threshold": 0.5})
+    manifests.save_manifest(folder, manifest.assign(split=np.repeat(["train", "test"], 20)))
+    files.write_json(folder / "data/images.json", {"steps": {"size": SIZE}})
+    files.write_json(folder / "results/metrics/tiny.json", {"threshold": 0.5})
     keras.utils.set_random_seed(0)
     inputs = keras.Input((SIZE, SIZE, 1))
     x = keras.layers.Rescaling(1 / 255)(inputs)

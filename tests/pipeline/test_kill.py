@@ -21,8 +21,8 @@ import pytest
 from pipeline import __main__
 from pipeline import series as pipeline
 from shared.data import images, preparation
-from shared.run import artifacts
-from shared.run.config import Settings
+from shared.evaluation import result_files
+from shared.run import Settings, files
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
@@ -37,8 +37,8 @@ import time
 import numpy as np
 results = evaluation.score_baselines(prepared)
 for number in range(40):  # many small writes, so that some kills strike in one
-    artifacts.write_array(settings.run_dir / "results/noise.npy", np.arange(10_000) * number)
-    artifacts.write_json(settings.run_dir / "results/noise.json", list(range(3_000)))
+    files.write_array(settings.run_dir / "results/noise.npy", np.arange(10_000) * number)
+    files.write_json(settings.run_dir / "results/noise.json", list(range(3_000)))
     time.sleep(0.01)
 """
 MODEL = """
@@ -119,7 +119,7 @@ def read_whole(path):
 
 def results(run_dir):
     """What must not depend on kills: {file: content}, without the time a training took."""
-    table = artifacts.load_table(run_dir).drop(columns="train_seconds")
+    table = result_files.load_table(run_dir).drop(columns="train_seconds")
     found = {"table": table.to_csv(index=False)}
     for path in [*(run_dir / "results/predictions").glob("*.csv"), run_dir / "data/manifest.csv"]:
         found[path.name] = path.read_text(encoding="utf-8")
@@ -203,12 +203,12 @@ def full(*arguments, **options):
 
 def test_a_write_that_fails_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "x.json"
-    artifacts.write_json(path, {"old": 1})
+    files.write_json(path, {"old": 1})
     monkeypatch.setattr(type(path), "write_text", full)
     with pytest.raises(OSError, match="No space left"):
-        artifacts.write_json(path, {"new": 2})
+        files.write_json(path, {"new": 2})
     monkeypatch.undo()
-    assert artifacts.read_json(path) == {"old": 1}
+    assert files.read_json(path) == {"old": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
 
 
@@ -216,7 +216,7 @@ def test_a_write_that_fails_keeps_the_old_file(tmp_path, monkeypatch):
 def test_a_disk_full_while_preparing_loses_nothing(tmp_path, data_dir, monkeypatch, name):
     settings = Settings("npz", data_dir, tmp_path / "run", image_size=16, n_folds=2)
     preparation.prepare(settings)
-    monkeypatch.setattr(artifacts, name, full)
+    monkeypatch.setattr(files, name, full)
     with contextlib.suppress(OSError):
         preparation.prepare(Settings(**{**settings.__dict__, "image_size": 24}))
     monkeypatch.undo()

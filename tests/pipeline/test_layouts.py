@@ -7,7 +7,7 @@ import pytest
 import phantoms as demo_data
 from pipeline.__main__ import main
 from shared.data.readers import READERS
-from shared.run.schema import TABLE_COLUMNS
+from shared.run import TABLE_COLUMNS
 
 LAYOUTS = {  # layout: patients, task
     "cbis-ddsm": (36, "malignant"),

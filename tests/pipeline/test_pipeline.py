@@ -14,7 +14,7 @@ import pytest
 
 from pipeline import execution
 from pipeline import series as pipeline
-from shared.run.schema import DataError, UsageError
+from shared.run import DataError, UsageError
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
@@ -39,11 +39,11 @@ def steady_sources(monkeypatch):
     monkeypatch.setattr(pipeline, "_hash_sources", lambda: "sources")
 
 
-def run(tmp_path, *parameters, say=None, **options):
+def run(tmp_path, *parameters, echo=None, **options):
     """Run the notebooks of tmp_path/notebooks into tmp_path/run."""
     options = pipeline.RunOptions(run_dir=str(tmp_path / "run"), parameters=parameters, **options)
     lines = []
-    pipeline.run_series(options, notebooks_dir=tmp_path / "notebooks", say=say or lines.append)
+    pipeline.run_series(options, notebooks_dir=tmp_path / "notebooks", echo=echo or lines.append)
     return lines
 
 

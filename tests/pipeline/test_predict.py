@@ -6,8 +6,7 @@ import pytest
 
 from pipeline import __main__, predict
 from shared.data import images
-from shared.run import artifacts
-from shared.run.schema import DataError, UsageError
+from shared.run import DataError, UsageError, files
 
 keras = pytest.importorskip("keras")
 SIZE = 32
@@ -30,10 +29,10 @@ def run_dir(tmp_path_factory):
     (folder / "models").mkdir()
     mean_model().save(folder / "models/mean.keras")
     steps = {"size": SIZE, "window": "none", "keep_aspect": False, "breast_crop": False}
-    artifacts.write_json(folder / "data/images.json", {"steps": steps})
-    artifacts.write_json(folder / "results/metrics/mean.json", {"threshold": 0.35})
+    files.write_json(folder / "data/images.json", {"steps": steps})
+    files.write_json(folder / "results/metrics/mean.json", {"threshold": 0.35})
     split = {"split": "train", "images": 2, "patients": 2, "benign": 1, "malignant": 1, "prevalence": 0.5}
-    artifacts.write_json(folder / "data/audit.json", {"splits": [split]})
+    files.write_json(folder / "data/audit.json", {"splits": [split]})
     return folder
 
 
@@ -54,7 +53,7 @@ def pictures(tmp_path):
 
 def test_scores_words_and_problems(run_dir, pictures, tmp_path):
     lines = []
-    result = predict.run(run_dir / "models/mean.keras", [pictures], out=tmp_path / "out.csv", say=lines.append)
+    result = predict.run(run_dir / "models/mean.keras", [pictures], out=tmp_path / "out.csv", echo=lines.append)
     by_name = result.set_index(result.image.str.rsplit("/").str[-1])
     assert list(by_name.index) == ["a_dark.png", "bright.npz", "c.pgm", "d_broken.jpg"]
     assert by_name.score["a_dark.png"] == pytest.approx(0.2, abs=0.01)
@@ -96,7 +95,7 @@ def test_a_row_that_averages_files_and_turned_copies_does_so_for_new_images(run_
     picture[0, 0] = 255  # one corner of four
     cv2.imwrite(str(tmp_path / "corner.png"), picture)
     for tta, expected in ((False, 0.5), (True, 0.25)):
-        artifacts.write_json(run_dir / "results/metrics/row.json", {**metrics, "tta": tta})
+        files.write_json(run_dir / "results/metrics/row.json", {**metrics, "tta": tta})
         model = predict.load(run_dir / "models/row.keras")
         assert predict.score_files(model, [tmp_path / "corner.png"]).score.item() == pytest.approx(expected)
     (run_dir / "models/row_seed1.keras").unlink()

@@ -7,7 +7,7 @@ import pytest
 
 import phantoms as demo_data
 from pipeline import quickstart
-from shared.run.schema import BASELINES, TABLE_COLUMNS, UsageError
+from shared.run import BASELINES, TABLE_COLUMNS, UsageError
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 
 from pipeline import report
+from shared.data import manifests
+from shared.evaluation import result_files
 from shared.evaluation import scoring as evaluation
-from shared.run import artifacts
-from shared.run.schema import MANIFEST_COLUMNS
+from shared.run import MANIFEST_COLUMNS, files
 
 matplotlib.use("Agg")
 STAGE = {"status": "done", "seconds": 12.3, "peak_memory_mb": 800.0, "outputs": [], "key": "k"}
@@ -59,7 +60,7 @@ def make_run(folder, *, record=RECORD, figures=("roc", "roc_simple_cnn", "reliab
     import matplotlib.pyplot as plt
 
     manifest = make_manifest()
-    artifacts.save_manifest(folder, manifest)
+    manifests.save_manifest(folder, manifest)
     settings = SimpleNamespace(run_dir=folder, dataset=record["dataset"]["name"], seed=0)
     prepared = SimpleNamespace(
         settings=settings, manifest=manifest, rows=lambda name: np.flatnonzero(manifest.split == name)
@@ -72,8 +73,8 @@ def make_run(folder, *, record=RECORD, figures=("roc", "roc_simple_cnn", "reliab
         noise = generator.random(len(manifest)) if strength else 0.4
         scores = np.clip(manifest.label * strength + noise * (1 - strength), 0, 1)
         evaluation.evaluate(prepared, name, scores, weights=weights, train_seconds=3, parameters=1234)
-    artifacts.write_json(folder / "data/audit.json", make_audit(record))
-    artifacts.write_json(folder / "run.json", record)
+    files.write_json(folder / "data/audit.json", make_audit(record))
+    files.write_json(folder / "run.json", record)
     for name in figures:
         figure, axes = plt.subplots()
         axes.plot([0, 1], [0, 1])
@@ -154,7 +155,7 @@ def test_index_loads_nothing_and_links_to_what_is_there(run_dir):
 def test_index_says_what_matters(run_dir):
     text = report.write_index(run_dir).read_text(encoding="utf-8")
     assert "Not for clinical use" in text.split("<h1>")[0]
-    table = artifacts.load_table(run_dir).set_index("model")
+    table = result_files.load_table(run_dir).set_index("model")
     row = table.loc["birads"]
     assert f"{row.auc:.2f}"[1:] + f" [{row.auc_low:.2f}"[0:2] in text
     assert "mobilenetv2 &lt;b&gt;" in text
@@ -172,7 +173,7 @@ def test_index_says_what_matters(run_dir):
 
 def test_chosen_by_validation_not_by_test(run_dir):
     facts = report.collect_facts(run_dir)
-    table = artifacts.load_table(run_dir).set_index("model")
+    table = result_files.load_table(run_dir).set_index("model")
     assert facts["chosen"]["model"] == table.val_auc[["simple_cnn", "mobilenetv2 <b>"]].idxmax()
     assert facts["models"][0]["model"] == table.auc[["simple_cnn", "mobilenetv2 <b>"]].idxmax()
 
@@ -202,7 +203,7 @@ def test_failed_run_says_so(tmp_path):
 def test_told_reasons_win(run_dir, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run_dir, copy)
-    artifacts.write_json(copy / "results/left_out.json", {"vgg16": "file too old"})
+    files.write_json(copy / "results/left_out.json", {"vgg16": "file too old"})
     assert report.collect_facts(copy)["left_out"] == {"vgg16": "file too old"}
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from shared.run import config
-from shared.run.schema import UsageError
+from shared.run import UsageError
+from shared.run import settings as config
 
 
 def test_zero_means_as_the_profile_says():

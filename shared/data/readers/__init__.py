@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from shared.run.schema import EXCLUDED, DataError, UsageError
+from shared.run import EXCLUDED, DataError, UsageError
 
 READERS = {
     "demo": "shared.data.readers.cbis_ddsm",
@@ -39,7 +39,7 @@ class Dataset:
             in threads. A reader may return a smaller image whose shorter side is at least `min_side` pixels.
         read_mask: manifest row → (H, W) lesion mask in the frame of that row's image; None where there are none.
         coverage: per split and type, how many rows the source lists and how many images are on disk; or None.
-        facts: what else the audit should say, by name (numbers, lists).
+        facts: what else the audit should echo, by name (numbers, lists).
         notes: sentences for the reader of the audit.
     """
 

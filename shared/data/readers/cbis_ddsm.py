@@ -12,7 +12,7 @@ import pandas as pd
 
 from shared.data import images
 from shared.data.readers import Dataset
-from shared.run.schema import EXCLUDED, MANIFEST_COLUMNS, PATHOLOGIES, DataError, UsageError
+from shared.run import EXCLUDED, MANIFEST_COLUMNS, PATHOLOGIES, DataError, UsageError
 
 CASE_FILES = {
     ("mass", "train"): "mass_case_description_train_set.csv",

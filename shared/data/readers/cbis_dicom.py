@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from shared.data import images
 from shared.data.readers import cbis_ddsm
-from shared.run.schema import DataError
+from shared.run import DataError
 
 NAME = "cbis-ddsm-dicom"
 SUBJECT_PREFIXES = ("Mass-", "Calc-")

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from shared.data import images
-from shared.run.schema import EXCLUDED, MANIFEST_COLUMNS, UsageError
+from shared.run import EXCLUDED, MANIFEST_COLUMNS, UsageError
 
 SUBTYPES = (
     ("calcification", "BENIGN"),

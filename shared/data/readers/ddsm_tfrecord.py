@@ -31,7 +31,7 @@ from shared.data.readers.common import (
     side_and_view,
     subtype_of,
 )
-from shared.run.schema import DataError
+from shared.run import DataError
 
 NAME = "ddsm-tfrecord"
 TASKS = ("malignant", "abnormal", "subtype")

@@ -17,7 +17,7 @@ import numpy as np
 from shared.data import images
 from shared.data.readers import Dataset
 from shared.data.readers.common import build_manifest, check_task, subtype_of
-from shared.run.schema import DataError
+from shared.run import DataError
 
 NAME = "mini-mias"
 TASKS = ("malignant", "abnormal", "subtype")

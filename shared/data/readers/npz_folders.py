@@ -2,7 +2,7 @@
 
 from shared.data.readers import Dataset
 from shared.data.readers.common import build_manifest, check_task, image_reader, patient_from_name, side_and_view
-from shared.run.schema import DataError
+from shared.run import DataError
 
 NAME = "npz"
 TASKS = ("malignant", "abnormal")

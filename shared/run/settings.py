@@ -4,7 +4,7 @@ import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from shared.run.schema import UsageError
+from shared.run.names import UsageError
 
 ROOT_MARKER = "pyproject.toml"
 
