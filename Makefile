@@ -13,7 +13,7 @@ WORKERS ?= 2
 run: $(STAMP)  ## the whole series on the demo data; make run ARGS="--dataset cbis-ddsm --data-dir DIR"
 	$(PY) -m shared run $(ARGS)
 
-test: $(STAMP)  ## all tests; make test ARGS="-k readers"
+test: lint  ## all tests; make test ARGS="-k readers"
 	TF_CPP_MIN_LOG_LEVEL=3 $(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 lab: $(STAMP)  ## JupyterLab on the notebooks
@@ -22,9 +22,10 @@ lab: $(STAMP)  ## JupyterLab on the notebooks
 notebooks: $(STAMP)  ## run the committed notebooks on the demo data and store their outputs; ONLY="03 07" for some
 	$(PY) -c "import sys; from pipeline import series as pipeline; pipeline.renew_notebooks(sys.argv[1:])" $(ONLY)
 
-lint: $(STAMP)
+lint: $(STAMP)  ## style and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 doctor: $(STAMP)
 	$(PY) -m shared doctor
