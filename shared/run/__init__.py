@@ -1,6 +1,6 @@
-"""The run: settings from parameters, the run directory's files, and the names and errors that every room uses."""
+"""The run: settings from a notebook's parameters, files written whole, and the names and errors every room uses."""
 
-from shared.run.files import atomic_write, read_json, write_array, write_csv, write_json, write_text
+from shared.run.files import atomic_write, read_json, write_csv, write_json, write_text
 from shared.run.names import (
     BASELINES,
     DESCRIPTOR_COLUMNS,
@@ -39,7 +39,6 @@ __all__ = [
     "read_json",
     "resolve_run_dir",
     "resolve_settings",
-    "write_array",
     "write_csv",
     "write_json",
     "write_text",

@@ -2,64 +2,61 @@
 
 import json
 import os
-import tempfile
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from shared.run.names import DataError
 
+TEMPORARY = ".part-"  # how the name of a file begins that is being written
+
 
 @contextmanager
-def atomic_write(path):
+def atomic_write(path: Path | str) -> Iterator[Path]:
     """Give a temporary path beside `path` and rename it to `path` once the block has ended well.
 
-    A reader, or a run that is killed, therefore never meets half a file. The temporary name keeps the last two
-    suffixes, because Keras wants `.weights.h5`.
+    A reader, or a run that is killed, never meets half a file. The temporary name ends as the real one does, because
+    Keras and NumPy look at the suffix. A symbolic link is written through to its target.
 
     Args:
         path: the file to write; its folder is made.
     Yields:
-        pathlib.Path: where to write.
+        where to write.
     """
-    path = Path(path)
+    path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".part-", suffix="".join(path.suffixes[-2:]), dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    suffix = "".join(path.suffixes[-2:])[-40:]
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{threading.get_ident()}-{path.name[:60]}{suffix}")
     try:
         yield temporary
-        temporary.chmod(0o644)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path, text):
-    """Write `text` (str) as UTF-8."""
+def write_text(path: Path | str, text: str) -> None:
+    """Write `text` as UTF-8."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path, content):
+def write_json(path: Path | str, content: Any) -> None:
     """Write `content` as indented JSON; NumPy scalars and arrays become numbers and lists, NaN becomes null."""
-    write_text(path, json.dumps(_plain(content), indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(as_plain(content), indent=1, ensure_ascii=False) + "\n")
 
 
-def write_csv(path, frame):
+def write_csv(path: Path | str, frame: pd.DataFrame) -> None:
     """Write a DataFrame without its index; floats with up to ten significant digits, line ends "\\n"."""
     with atomic_write(path) as temporary:
         frame.to_csv(temporary, index=False, float_format="%.10g", lineterminator="\n")
 
 
-def write_array(path, array):
-    """Write a NumPy array as `.npy`, never pickled."""
-    with atomic_write(path) as temporary:
-        np.save(temporary, array, allow_pickle=False)
-
-
-def read_json(path):
+def read_json(path: Path | str) -> Any:
     """Read a JSON file; raises FileNotFoundError, or DataError where it does not parse."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -67,17 +64,14 @@ def read_json(path):
         raise DataError(f"{path}: not valid JSON ({error}); delete it and run again") from None
 
 
-def _plain(value):
+def as_plain(value: Any) -> Any:
+    """Return `value` with what JSON knows: dict, list, str, finite numbers, None."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): as_plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
     if isinstance(value, list | tuple | set):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, np.generic):
-        value = value.item()
+        return [as_plain(item) for item in value]
     if isinstance(value, float) and not np.isfinite(value):
         return None
-    if isinstance(value, Path):
-        return value.as_posix()
-    return value
+    return value.as_posix() if isinstance(value, Path) else value

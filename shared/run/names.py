@@ -1,4 +1,4 @@
-"""Names that more than one module needs: columns, splits, labels, and the two kinds of error a user can meet."""
+"""Names that more than one room needs: splits, columns, labels, and the two kinds of error a user can meet."""
 
 TRAIN, VALIDATION, TEST, EXCLUDED = "train", "validation", "test", "excluded"
 SPLITS = (TRAIN, VALIDATION, TEST, EXCLUDED)
@@ -19,27 +19,23 @@ TABLE_COLUMNS = (
     "val_auc", "train_seconds", "parameters",
 )  # fmt: skip
 
-BASELINES = ("majority", "mean_intensity", "birads", "descriptors")
+BASELINES = ("majority", "mean_intensity", "birads", "descriptors")  # rows that need no image model
 
-PATHOLOGIES = {
-    "MALIGNANT": 1,
-    "BENIGN": 0,
-    "BENIGN_WITHOUT_CALLBACK": 0,
-    "NORMAL": 0,
-}
+PATHOLOGIES = {"MALIGNANT": 1, "BENIGN": 0, "BENIGN_WITHOUT_CALLBACK": 0, "NORMAL": 0}
 
 
-class _OneLine(ValueError):
+class OneLineError(ValueError):
     """Line breaks, from a file's name or a library's message, become spaces; so do bytes that are no text."""
 
-    def __str__(self):
+    def __str__(self) -> str:
+        """Return the message on one line."""
         text = " ".join(super().__str__().splitlines())
         return text.encode("utf-8", "replace").decode("utf-8")
 
 
-class DataError(_OneLine):
+class DataError(OneLineError):
     """Data that cannot be used: says which file, which value, and the way out. Exit status 2."""
 
 
-class UsageError(_OneLine):
+class UsageError(OneLineError):
     """A wrong option, parameter or combination of them. Exit status 2."""

@@ -1,8 +1,10 @@
 """Turn a notebook's parameters into one frozen Settings object. No TensorFlow here."""
 
 import os
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from shared.run.names import UsageError
 
@@ -27,7 +29,14 @@ PROFILES = {
         "seeds": (0, 1, 2),
     },
 }
-LEAST = {"image_size": 32, "batch_size": 1, "epochs": 1, "learning_rate": 1e-12, "n_folds": 2, "seed": 0}
+LIMITS = {  # smallest and largest value; too small an image leaves nothing behind the pooling
+    "image_size": (32, 4096),
+    "batch_size": (1, 4096),
+    "epochs": (1, 10_000),
+    "learning_rate": (1e-12, 10.0),
+    "n_folds": (2, 100),
+    "seed": (0, 2**31 - 1),
+}
 TASKS = ("malignant", "abnormal", "original", "subtype")
 INPUTS = ("crop", "full")
 WINDOWS = ("percentile", "zscore", "minmax", "none")
@@ -57,16 +66,16 @@ class Settings:
     strategy: str = "auto"  # auto | none | mirrored
 
     @property
-    def is_demo(self):
+    def is_demo(self) -> bool:
         """True for the quick profile."""
         return self.profile == "demo"
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         """Return plain values for run.json."""
         return {key: value.as_posix() if isinstance(value, Path) else value for key, value in asdict(self).items()}
 
 
-def project_root(start=None):
+def project_root(start: Path | str | None = None) -> Path:
     """Return the project's folder: the nearest one above `start` (default: this file) that holds pyproject.toml."""
     start = Path(start or __file__).resolve()
     for folder in (start, *start.parents):
@@ -75,7 +84,7 @@ def project_root(start=None):
     raise FileNotFoundError(f"no {ROOT_MARKER} above {start}: work inside a clone of the project")
 
 
-def resolve_run_dir(value):
+def resolve_run_dir(value: Path | str) -> Path:
     """Return the run directory as an absolute path.
 
     `MAMMO_RUN_DIR` in the environment wins over `value`; a relative `value` is relative to the project's root.
@@ -83,7 +92,7 @@ def resolve_run_dir(value):
     return (project_root() / Path(os.environ.get("MAMMO_RUN_DIR") or value).expanduser()).resolve()
 
 
-def resolve_settings(parameters):
+def resolve_settings(parameters: Mapping[str, Any]) -> Settings:
     """Check a notebook's parameters, fill in what the profile decides, and return Settings.
 
     Args:
@@ -94,18 +103,18 @@ def resolve_settings(parameters):
     Raises:
         UsageError: a value that is not one of those allowed; names the parameter and the choices.
     """
-    fields = Settings.__dataclass_fields__
-    given = {name: parameters[name.upper()] for name in fields if name.upper() in parameters}
+    names = [field.name for field in fields(Settings)]
+    given = {name: parameters[name.upper()] for name in names if name.upper() in parameters}
     profile = given.get("profile") or ("demo" if given.get("dataset", "demo") == "demo" else "full")
-    _check_choice("PROFILE", profile, PROFILES)
+    check_choice("PROFILE", profile, PROFILES)
     given["profile"] = profile
     for name, value in PROFILES[profile].items():
         given[name] = given.get(name) or value
-    _check_numbers(given)
+    check_numbers(given)
     given["seeds"] = tuple(given["seeds"])
     for name, choices in (("task", TASKS), ("input", INPUTS), ("window", WINDOWS)):
-        _check_choice(name.upper(), given.get(name, getattr(Settings, name)), choices)
-    _check_choice("STRATEGY", given.get("strategy", "auto"), ("auto", "none", "mirrored"))
+        check_choice(name.upper(), given.get(name, getattr(Settings, name)), choices)
+    check_choice("STRATEGY", given.get("strategy", "auto"), ("auto", "none", "mirrored"))
     given["run_dir"] = resolve_run_dir(given.get("run_dir") or f"runs/{given.get('dataset', 'demo')}")
     given["data_dir"] = (
         (project_root() / Path(given["data_dir"]).expanduser()).resolve() if given.get("data_dir") else None
@@ -116,19 +125,22 @@ def resolve_settings(parameters):
     return settings
 
 
-def _check_numbers(given):
-    """Check what the profile filled in or the user typed; too small an image leaves nothing behind the pooling."""
-    for name, least in LEAST.items():
-        kinds = (int, float) if name == "learning_rate" else int
+def check_numbers(given: dict[str, Any]) -> None:
+    """Raise UsageError for a number of another type, or outside `LIMITS`."""
+    for name, (least, most) in LIMITS.items():
+        kinds = (int, float) if name == "learning_rate" else (int,)
         value = given.get(name, getattr(Settings, name))
-        if not isinstance(value, kinds) or isinstance(value, bool) or value < least:
-            kind = "whole number" if kinds is int else "number"
-            raise UsageError(f"{name.upper()}: {value!r} is not a {kind} from {least} on")
-    seeds = given["seeds"]
-    if not isinstance(seeds, list | tuple) or not all(type(seed) is int and seed >= 0 for seed in seeds):
-        raise UsageError(f"SEEDS: {seeds!r} is not a list of whole numbers from 0 on, e.g. [0, 1]")
+        if type(value) not in kinds or not least <= value <= most:
+            kind = "number" if float in kinds else "whole number"
+            raise UsageError(f"{name.upper()}: {value!r} is not a {kind} from {least} to {most}")
+    seeds, most = given["seeds"], LIMITS["seed"][1]
+    if not isinstance(seeds, list | tuple) or not all(type(seed) is int and 0 <= seed <= most for seed in seeds):
+        raise UsageError(f"SEEDS: {seeds!r} is not a list of whole numbers from 0 to {most}, e.g. [0, 1]")
+    if len(set(seeds)) < len(seeds):
+        raise UsageError(f"SEEDS: {seeds!r} holds a seed twice")
 
 
-def _check_choice(name, value, choices):
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """Raise UsageError that names the parameter, its value and the choices."""
     if value not in choices:
         raise UsageError(f"{name}: {value!r} is not one of {', '.join(choices)}")

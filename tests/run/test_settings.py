@@ -1,0 +1,99 @@
+"""Parameters become settings, or one clear line."""
+
+import contextlib
+import os
+
+import numpy as np
+import pytest
+
+from shared import run
+from shared.run import UsageError
+
+
+def test_zero_means_as_the_profile_says():
+    settings = run.resolve_settings({"IMAGE_SIZE": 0, "EPOCHS": 0, "PROFILE": "demo"})
+    assert settings.image_size == run.PROFILES["demo"]["image_size"]
+    assert settings.seeds == run.PROFILES["demo"]["seeds"]
+    assert run.resolve_settings({"IMAGE_SIZE": 40}).image_size == 40
+    assert run.resolve_settings({"DATASET": "npz", "DATA_DIR": "x", "PROFILE": ""}).profile == "full"
+
+
+def test_other_names_are_passed_over_and_lists_become_tuples():
+    settings = run.resolve_settings({"SEEDS": [3, 4], "np": object(), "NOTHING": 1})
+    assert settings.seeds == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PROFILE", "big"),
+        ("TASK", "cancer"),
+        ("INPUT", "half"),
+        ("WINDOW", "log"),
+        ("STRATEGY", "tpu"),
+        ("EPOCHS", -1),
+        ("SEEDS", [0, "a"]),
+        ("SEEDS", 5),
+        ("EPOCHS", "ten"),
+        ("LEARNING_RATE", "fast"),
+        ("N_FOLDS", 1),
+        ("IMAGE_SIZE", 8),
+        ("SEED", -1),
+        ("SEED", 2**32),
+        ("LEARNING_RATE", float("inf")),
+        ("LEARNING_RATE", float("nan")),
+        ("IMAGE_SIZE", 100_000),
+        ("SEEDS", [0, 0]),
+        ("BATCH_SIZE", True),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_named(name, value):
+    with pytest.raises(UsageError, match=name):
+        run.resolve_settings({name: value})
+
+
+def test_a_data_set_needs_its_folder():
+    with pytest.raises(UsageError, match="DATA_DIR"):
+        run.resolve_settings({"DATASET": "cbis-ddsm"})
+
+
+def test_the_environment_decides_the_run_directory(monkeypatch, tmp_path):
+    assert run.resolve_run_dir("runs/x") == (run.project_root() / "runs/x").resolve()
+    monkeypatch.setenv("MAMMO_RUN_DIR", str(tmp_path))
+    assert run.resolve_run_dir("runs/x") == tmp_path.resolve()
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path):
+    run.write_text(tmp_path / "a/b.txt", "before")
+    with contextlib.suppress(RuntimeError), run.atomic_write(tmp_path / "a/b.txt") as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert (tmp_path / "a/b.txt").read_text() == "before"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.txt"]
+
+
+def test_a_file_keeps_the_umask_and_a_link_stays_a_link(tmp_path):
+    before = os.umask(0o077)
+    try:
+        run.write_text(tmp_path / "real.txt", "x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "real.txt").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "link.txt").symlink_to(tmp_path / "real.txt")
+    run.write_text(tmp_path / "link.txt", "through the link")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "real.txt").read_text() == "through the link"
+
+
+def test_json_holds_plain_values(tmp_path):
+    content = {"a": np.float32(0.5), 1: np.array([1, 2]), "nan": np.nan, "path": tmp_path, "set": {3}}
+    run.write_json(tmp_path / "x.json", content)
+    expected = {"a": 0.5, "1": [1, 2], "nan": None, "path": tmp_path.as_posix(), "set": [3]}
+    assert run.read_json(tmp_path / "x.json") == expected
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(run.DataError, match="not valid JSON"):
+        run.read_json(tmp_path / "x.json")
+
+
+def test_an_error_is_one_line():
+    assert str(run.DataError("a\nb\udcff")) == "a b?"
