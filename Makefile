@@ -11,7 +11,7 @@ WORKERS ?= 2
 .DEFAULT_GOAL := run
 
 run: $(STAMP)  ## the whole series on the demo data; make run ARGS="--dataset cbis-ddsm --data-dir DIR"
-	$(PY) -m shared run $(ARGS)
+	$(PY) -m pipeline run $(ARGS)
 
 test: lint  ## all tests; make test ARGS="-k readers"
 	TF_CPP_MIN_LOG_LEVEL=3 $(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
@@ -20,7 +20,7 @@ lab: $(STAMP)  ## JupyterLab on the notebooks
 	$(PY) -m jupyterlab --notebook-dir=. notebooks
 
 notebooks: $(STAMP)  ## run the committed notebooks on the demo data and store their outputs; ONLY="03 07" for some
-	$(PY) -c "import sys; from pipeline import series as pipeline; pipeline.renew_notebooks(sys.argv[1:])" $(ONLY)
+	$(PY) -c "import sys; from pipeline import series; series.renew_notebooks(sys.argv[1:])" $(ONLY)
 
 lint: $(STAMP)  ## style and types
 	$(PY) -m ruff check .
@@ -28,7 +28,7 @@ lint: $(STAMP)  ## style and types
 	$(PY) -m mypy
 
 doctor: $(STAMP)
-	$(PY) -m shared doctor
+	$(PY) -m pipeline doctor
 
 $(STAMP): requirements.txt pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
