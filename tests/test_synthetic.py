@@ -1,261 +1,125 @@
-"""The ladder of synthetic against real: each rung removes its cue, controls stay at chance, distances are unbiased."""
-
-import os
+"""What notebook 02 measures on its ladder: the pair of sources, the cues, and the rows of the table."""
 
 import cv2
 import numpy as np
-import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
-import phantoms as demo_data
-from shared import synthetic
-from shared.data import readers as datasets
-from shared.evaluation import metrics
-from shared.run import DataError, Settings, UsageError
+import phantoms
+from shared import data, synthetic
+from shared.run import DataError, Settings
 
 SIZE = 32
-REAL = os.environ.get("MAMMO_PNG_NPZ_DIR", "")
 
 
-def _texture(generator, shape, blur):
+def texture(generator, shape, blur):
     plane = cv2.GaussianBlur(generator.normal(size=shape).astype(np.float32), (0, 0), blur)
-    return np.clip(128 + 40 * plane / plane.std(), 0, 255).astype(np.uint8)
+    return np.clip(128 + 40 * plane / plane.std(), 1, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
 def sources():
-    """Originals: fine texture, sizes vary, dark border. Synthetic: coarse texture, one size, brighter."""
+    """Originals: fine texture, sizes vary, a dark border. Synthetic: coarse texture, one size."""
     generator = np.random.default_rng(0)
-    planes, labels, groups = [], [], []
+    planes = []
     for number in range(80):
-        original = number % 2 == 0
+        original = number % 2 == 1
         shape = tuple(generator.integers(48, 80, 2)) if original else (64, 64)
-        plane = _texture(generator, shape, 1.0 if original else 2.0)
+        planes.append(texture(generator, shape, 1.0 if original else 2.0))
         if original:
-            plane[:, :6] = 0
-        else:
-            plane = np.clip(plane.astype(int) + 30, 0, 255).astype(np.uint8)
-        planes.append(plane)
-        labels.append(int(original))
-        groups.append(f"P_{number // 4:05d}" if original else f"batch_{number // 4}")
-    lesions = np.array(["MALIGNANT", "MALIGNANT", "BENIGN", "BENIGN"] * 20, dtype=object)
-    suffixes = np.where(np.array(labels) == 1, ".png", ".npz").astype(object)
-    names = np.array([f"image_{number}" for number in range(80)], dtype=object)
-    return synthetic.Sources(planes, np.array(labels), np.array(groups, dtype=object), names, suffixes, lesions)
+            planes[-1][:, :6] = 0
+    labels = np.arange(80) % 2
+    groups = np.array([f"{'patient' if label else 'batch'}_{number // 8}" for number, label in enumerate(labels)])
+    names = np.array([f"image_{number}" for number in range(80)])
+    suffixes = np.where(labels == 1, ".png", ".npz")
+    return synthetic.Sources(planes, labels, groups, names, suffixes, np.full(80, "BENIGN"))
 
 
 @pytest.fixture(scope="module")
-def split(sources):
-    return synthetic.split_groups(sources.labels, sources.groups, seed=0)
+def planes(sources):
+    return np.stack([cv2.resize(plane, (SIZE, SIZE)) for plane in sources.images]).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def rungs(sources, split):
-    return dict(synthetic.iter_rungs(sources, size=SIZE, train=split[0], seed=0))
+TRAIN, TEST = np.arange(48), np.arange(48, 80)
 
 
-def test_split_keeps_groups_together_and_both_classes(sources, split):
-    train, test = split
-    assert sorted([*train, *test]) == list(range(80))
-    assert not set(sources.groups[train]) & set(sources.groups[test])
-    assert set(sources.labels[test]) == {0, 1}
-
-
-def test_pairs_stay_on_one_side():
-    groups = np.array([f"scan{number}" for number in range(20)] * 2, dtype=object)
-    labels = np.repeat([0, 1], 20)
-    train, test = synthetic.split_groups(labels, groups)
-    assert not set(groups[train]) & set(groups[test])
-    row = synthetic.ladder_row("R1", "cnn", labels, np.arange(40.0), groups, draws=100)
-    assert row["auc"] == 1.0
-    assert row["p_value"] < 0.05
-
-
-def test_rungs_have_one_shape_and_whole_grey_levels(rungs):
-    assert list(rungs) == list(synthetic.RUNGS)
-    for rung, planes in rungs.items():
-        assert planes.shape == (80, SIZE, SIZE)
-        assert planes.dtype == np.float32
-        if rung != "R0":
-            assert np.array_equal(planes, np.rint(planes))
-            assert planes.min() >= 0
-            assert planes.max() <= 255
-
-
-def test_naive_scale_divides_png_only():
-    plane = np.full((4, 4), 255, np.uint8)
-    assert synthetic.naive_scale(plane, ".png").max() == 1
-    assert synthetic.naive_scale(plane, ".npz").max() == 255
-
-
-def test_matched_rungs_have_equal_histograms(rungs):
-    for rung in ("R3", "R4", "R5"):
-        ordered = np.sort(rungs[rung].reshape(80, -1), axis=1)
-        assert (ordered == ordered[0]).all()
-
-
-def test_matching_moves_both_classes_halfway(rungs, sources, split):
-    before = [rungs["R2"][split[0]][sources.labels[split[0]] == label].mean() for label in (0, 1)]
-    assert rungs["R3"].mean() == pytest.approx(np.mean(before), abs=1)
-
-
-def test_spectra_are_matched_on_the_last_rung(rungs, sources):
-    def gap(planes):
-        power = synthetic.radial_power_spectrum(planes)[1][:, :4]  # finer bands were blurred away
-        return np.abs(power[sources.labels == 1].mean(axis=0) - power[sources.labels == 0].mean(axis=0)).max()
-
-    assert gap(rungs["R5"]) < 0.1 < gap(rungs["R4"])
-
-
-def test_a_removed_cue_is_at_chance_and_a_present_one_is_not(rungs, sources, split):
-    train, test = split
-
+def test_a_cue_that_is_there_separates_and_one_that_is_gone_does_not(sources, planes):
     def areas(rung):
-        scores = synthetic.score_probes(rungs[rung], sources, rung, train, test)
-        return {name: metrics.auc(sources.labels[test], values) for name, values in scores.items()}
+        scores = synthetic.score_probes(planes, sources, rung, TRAIN, TEST)
+        return {name: roc_auc_score(sources.labels[TEST], values) for name, values in scores.items()}
 
-    as_they_are, converted, resized, matched = (areas(rung) for rung in ("R0", "R1", "R2", "R3"))
-    assert as_they_are["container"] == as_they_are["mean"] == 1.0
-    assert converted["container"] == 0.5
-    assert converted["laplacian"] > 0.9
-    assert resized["size"] == 0.5
-    for cue in ("mean", "std", "min", "max", "zeros"):
-        assert matched[cue] == 0.5
-    assert resized["mean"] > 0.9
-
-
-def test_targets_come_from_training_rows_alone(sources, split):
-    train, test = split
-    changed = list(sources.images)
-    changed[test[0]] = np.full((64, 64), 255, np.uint8)
-    other = synthetic.Sources(
-        changed, *(getattr(sources, f) for f in ("labels", "groups", "names", "suffixes", "lesions"))
-    )
-    for rung in ("R3", "R5"):
-        first, second = (synthetic.make_rung(s, rung, size=SIZE, train=train, seed=0) for s in (sources, other))
-        assert np.array_equal(first[train], second[train])
+    as_they_are, converted, resized = (areas(rung) for rung in ("R0", "R1", "R2"))
+    assert as_they_are["container"] == as_they_are["size"] == as_they_are["zeros"] == as_they_are["all_cues"] == 1.0
+    assert as_they_are["laplacian"] > 0.9
+    assert as_they_are["spectrum"] > 0.9
+    assert converted["container"] == resized["container"] == resized["size"] == 0.5
+    assert converted["size"] == 1.0  # one commonest size, which a larger-or-smaller question would miss
+    assert converted["zeros"] == resized["zeros"] == 1.0
 
 
-def test_rungs_depend_on_the_seed_alone(sources, split, rungs):
-    again = synthetic.make_rung(sources, "R5", size=SIZE, train=split[0], seed=0)
-    assert np.array_equal(again, rungs["R5"])
-    with pytest.raises(UsageError, match="R9"):
-        synthetic.make_rung(sources, "R9", size=SIZE, train=split[0])
+def test_cues_have_the_values_of_their_names(sources):
+    flat = np.full((80, SIZE, SIZE), 7, np.float32)
+    flat[1] = np.indices((SIZE, SIZE)).sum(axis=0) % 2 * 255
+    cues = synthetic.measure_cues(flat, sources, "R1")
+    assert cues["mean"][0, 0] == cues["min"][0, 0] == cues["max"][0, 0] == 7
+    assert cues["std"][:2, 0].tolist() == [0, 127.5]
+    assert cues["zeros"][:2, 0].tolist() == [0, 0.5]
+    assert cues["laplacian"][0, 0] == -6  # no detail at all
+    assert cues["laplacian"][1, 0] > 5
+    assert cues["compressed_bytes"][1, 0] == len(cv2.imencode(".png", flat[1].astype(np.uint8))[1])
+    assert cues["size"][:, 2].tolist() == [float(plane.shape == (64, 64)) for plane in sources.images]
+    assert cues["all_cues"].shape == (80, sum(cue.shape[1] for cue in cues.values()) - cues["all_cues"].shape[1])
 
 
 def test_radial_spectrum_finds_a_wave():
     size = 64
     wave = 100 + 50 * np.sin(2 * np.pi * np.arange(size) * 16 / size)
-    frequencies, power = synthetic.radial_power_spectrum(np.tile(wave, (1, size, 1)).astype(np.float32))
-    assert frequencies[power[0].argmax()] == pytest.approx(16 / size, abs=0.02)
+    power = synthetic.radial_power_spectrum(np.tile(wave, (1, size, 1)).astype(np.float32))
+    assert power.shape == (1, synthetic.BANDS)
+    assert power[0].argmax() == 7  # two rings a band, from ring 1: ring 16 is in the eighth
 
 
-def test_laplacian_variance_of_flat_and_checkered():
-    checkered = np.indices((16, 16)).sum(axis=0) % 2 * 255.0
-    flat, busy = synthetic.laplacian_variance(np.stack([np.full((16, 16), 7.0), checkered]))
-    assert flat == 0
-    assert busy > 1e5
+def test_a_probe_of_a_constant_knows_nothing():
+    labels = np.arange(80) % 2
+    assert (synthetic.score_probe(np.ones((80, 3)), labels, TRAIN, TEST) == 0).all()
+    scores = synthetic.score_probe(labels[:, None] + 0.5, labels, TRAIN, TEST)
+    assert ((scores > 0) == labels[TEST]).all()
 
 
-def test_fourier_alignment_keeps_shape_and_swaps_brightness():
-    generator = np.random.default_rng(0)
-    dark = generator.normal(60, 10, (10, 32, 32)).astype(np.float32)
-    bright = generator.normal(180, 10, (10, 32, 32)).astype(np.float32)
-    labels = np.repeat([0, 1], 10)
-    aligned = synthetic.align_amplitudes(np.concatenate([dark, bright]), labels)
-    assert aligned[:10].mean() == pytest.approx(180, abs=5)
-    assert aligned[10:].mean() == pytest.approx(60, abs=5)
-    assert np.corrcoef(aligned[0].ravel(), dark[0].ravel())[0, 1] > 0.9
+def test_rows_of_the_ladder():
+    groups = np.array([f"scan{number}" for number in range(20)] * 2)  # each patient has a synthetic pair
+    labels = np.repeat([0, 1], 20)
+    row = synthetic.ladder_row("R1", "cnn", labels, np.arange(40.0), groups)
+    assert list(row) == ["rung", "description", "classifier", "auc", "auc_low", "auc_high", "p_value"]
+    assert (row["description"], row["auc"], row["auc_low"]) == (synthetic.RUNGS["R1"], 1.0, 1.0)
+    assert row["p_value"] == pytest.approx(1 / 1001)
+    noise = np.random.default_rng(0).normal(size=40)
+    control = synthetic.ladder_row("real_vs_real", "cnn", labels, noise, groups, description="a control")
+    assert control["description"] == "a control"
+    assert control["auc_low"] < 0.5 < control["auc_high"]
+    assert control["p_value"] > 0.05
 
 
-def test_kernel_distance_is_unbiased_and_grows():
-    generator = np.random.default_rng(1)
-    labels = np.repeat([0, 1], 200)
-    same = [synthetic.kernel_distance(generator.normal(size=(400, 8)), labels, seed=s)[0] for s in range(10)]
-    assert abs(np.mean(same)) < 0.05
-    assert min(same) < 0
-    shifted = generator.normal(size=(400, 8)) + labels[:, None]
-    assert synthetic.kernel_distance(shifted, labels)[0] > 0.5
-
-
-def test_control_labels_are_by_patient(sources):
-    rows, made_up = synthetic.halve_originals(sources, seed=3)
-    assert (sources.labels[rows] == 1).all()
-    assert pd.Series(made_up).groupby(sources.groups[rows].astype(str)).nunique().eq(1).all()
-    assert set(made_up) == {0, 1}
-
-
-def test_control_keeps_patients_apart_and_stands_at_chance(sources, rungs):
-    def score(planes, labels, train, test, *, seed):
-        assert len(planes) == len(labels) == len(train) + len(test)
-        return synthetic.score_probe(planes.reshape(len(planes), -1)[:, ::37], labels, train, test)
-
-    labels, scores, groups = synthetic.score_control(score, rungs["R2"], sources, repeats=40)
-    assert len(labels) == len(scores) == len(groups)
-    assert ((scores > 0) & (scores <= 1)).all()
-    assert metrics.auc(labels, scores) == pytest.approx(0.5, abs=0.06)
-
-
-def test_best_probe_is_a_single_cue():
-    rows = [("R1", "cnn", 0.99), ("R1", "all_cues", 0.98), ("R1", "mean", 0.7), ("R1", "std", 0.8), ("R2", "mean", 0.5)]
-    best = synthetic.best_probes(pd.DataFrame(rows, columns=["rung", "classifier", "auc"]))
-    assert best.classifier.tolist() == ["std", "mean"]
-
-
-def test_transfer_leaves_pairs_out_and_says_when_it_cannot(sources, rungs):
-    labels, scores, groups = synthetic.score_transfer(rungs["R2"], sources)
-    assert len(labels) == len(scores) == len(groups) == 40
-    assert np.isfinite(scores).all()
-    unnamed = synthetic.Sources(
-        sources.images, sources.labels, sources.groups, sources.names, sources.suffixes,
-        np.where(sources.labels == 1, sources.lesions, ""),
-    )  # fmt: skip
-    assert np.isnan(synthetic.score_transfer(rungs["R2"], unnamed)[1]).all()
-
-
-def test_class_folders_are_read_back(sources, tmp_path):
-    assert synthetic.write_class_folders(sources, tmp_path) == 40
-    dataset = datasets.load("npz", tmp_path)
-    plane = dataset.read_image(dataset.manifest.image_path[0])
-    assert abs(plane.mean()) < 1e-3
-    assert plane.std() == pytest.approx(1, abs=1e-3)
-
-
-def test_pair_of_the_settings_or_the_embedded_one(tmp_path):
-    settings = Settings(dataset="cbis-ddsm", run_dir=tmp_path)
-    pair = synthetic.load_pair(settings, patients=20)
-    assert (pair.name, pair.class_names) == ("png-npz", ("synthetic", "original"))
-    broken = tmp_path / "data/demo-png-npz" / pair.manifest.image_path[0]
+def test_pair_of_the_settings_or_the_embedded_one(tmp_path, monkeypatch):
+    folder = tmp_path / "pair"
+    phantoms.write_demo_data(folder, layout="png-npz", patients=20, n_jobs=1, progress=False)
+    own = synthetic.load_pair(Settings(dataset="png-npz", data_dir=folder, run_dir=tmp_path))
+    asked = []
+    monkeypatch.setattr(data, "provide_demo", lambda *where, **options: asked.append((*where, options)) or folder)
+    pair = synthetic.load_pair(Settings(dataset="cbis-ddsm", run_dir=tmp_path))
+    assert asked == [(tmp_path / "data/demo-png-npz", {"layout": "png-npz", "patients": 80})]
+    assert pair.class_names == own.class_names == ("synthetic", "original")
+    broken = folder / pair.manifest.image_path[0]
     broken.write_bytes(broken.read_bytes()[:100])
-    sources, problems = synthetic.read_sources(synthetic.load_pair(settings, patients=20))
-    assert len(sources.images) == len(pair.manifest) - 1
+    sources, problems = synthetic.read_sources(pair)
+    assert len(sources.images) == len(sources.labels) == len(pair.manifest) - 1
+    assert set(sources.suffixes[sources.labels == 1]) == {".png"}
+    assert set(sources.lesions) == {"BENIGN", "MALIGNANT"}
     assert len(problems) == 1
     assert broken.name in problems[0]
 
 
 def test_too_few_groups_are_refused(tmp_path):
-    demo_data.write_demo_data(tmp_path / "pair", layout="png-npz", patients=4, n_jobs=1, progress=False)
+    phantoms.write_demo_data(tmp_path / "pair", layout="png-npz", patients=4, n_jobs=1, progress=False)
     with pytest.raises(DataError, match="batches of synthetic"):
-        synthetic.read_sources(datasets.load("png-npz", tmp_path / "pair", task="original"))
-
-
-def test_cnn_trainer_starts_anew_each_time(sources, rungs, split):
-    train, test = split
-    score = synthetic.make_cnn_trainer(size=SIZE, epochs=1, batch_size=16)
-    first = score(rungs["R0"], sources.labels, train, test, seed=1)
-    score(rungs["R3"], sources.labels, train, test, seed=2)
-    again = score(rungs["R0"], sources.labels, train, test, seed=1)
-    assert first.shape == test.shape
-    np.testing.assert_allclose(first, again, atol=1e-4)
-    with pytest.raises(UsageError, match="adagrad"):
-        synthetic.make_cnn_trainer(size=SIZE, epochs=1, optimizer="adagrad")
-
-
-@pytest.mark.skipif(not REAL, reason="MAMMO_PNG_NPZ_DIR names no real png-npz data")
-def test_no_cue_is_left_on_the_last_rung_of_real_data():
-    sources, problems = synthetic.read_sources(datasets.load("png-npz", REAL, task="original"))
-    assert not problems
-    train, test = synthetic.split_groups(sources.labels, sources.groups)
-    planes = synthetic.make_rung(sources, "R5", size=64, train=train)
-    scores = synthetic.score_probes(planes, sources, "R5", train, test)
-    assert max(metrics.auc(sources.labels[test], values) for values in scores.values()) <= 0.65
+        synthetic.read_sources(data.load_layout("png-npz", tmp_path / "pair", task="original"))
