@@ -1,70 +1,65 @@
 """Score a model the one way the series does it, and the baselines that every score stands beside."""
 
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from shared.data import manifests
-from shared.evaluation import metrics, result_files
-from shared.run import BASELINES, TEST, TRAIN, VALIDATION, DataError, files
+from shared.data import Prepared, make_logistic, split_key
+from shared.evaluation import intervals, metrics, results
+from shared.run import TEST, TRAIN, VALIDATION
 
-DESCRIPTORS = ("shape", "margins", "calc_type", "calc_distribution")
+WORDS = {"birads": ("birads",), "descriptors": ("shape", "margins", "calc_type", "calc_distribution")}
 
 
 def evaluate(
-    prepared,
-    name,
-    scores,
+    prepared: Prepared,
+    name: str,
+    scores: np.ndarray,
     *,
-    weights="",
-    train_seconds=0.0,
-    parameters=0,
-    threshold=None,
-    out_of_fold=False,
-    extra=None,
-):
+    weights: str = "",
+    train_seconds: float = 0.0,
+    parameters: int = 0,
+    splits: Sequence[str] = (VALIDATION, TEST),
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Score one model and write its predictions, its metrics and its row of the comparison table.
 
-    The threshold is the one that does best on validation by Youden's index; no choice is made on test. The interval
-    of the AUC is a 95 % bootstrap over patients.
+    The threshold is the one that does best on validation by Youden's index, 0.5 where the scores there are all equal;
+    nothing is chosen on test. The interval of the AUC is a 95 % bootstrap over patients.
 
     Args:
-        prepared: preparation.Prepared.
-        name: the model's name in the table and in the file names.
-        scores: float (N,), probability of class 1 for row i of the manifest, NaN where there is none. Every
-            validation and every test image needs one.
+        scores: float (N,), probability of class 1 for row i of the manifest; needed for all validation and test images.
         weights: what the training started from, e.g. "random", "imagenet".
-        train_seconds: wall-clock time of the training.
         parameters: how many numbers the model has.
-        threshold: float, only where validation cannot choose one (a constant score).
-        out_of_fold: True keeps the scores of training rows too, which must then be out of fold.
-        extra: dict of whatever else should be kept in the metrics file.
+        splits: whose scores are kept; those of "train" must be out of fold.
+        extra: what else the metrics file should hold.
     Returns:
-        dict: `schema.TABLE_COLUMNS` and more, as in `results/metrics/<name>.json`.
+        `TABLE_COLUMNS` and more, as in `results/metrics/<name>.json`.
     """
-    settings = prepared.settings
-    scores = _held_out(prepared, scores, out_of_fold)
-    predictions = result_files.save_predictions(settings.run_dir, name, prepared.manifest, scores)
+    settings, manifest = prepared.settings, prepared.manifest
+    kept = np.where(manifest.split.isin(splits), np.asarray(scores, dtype=float), np.nan)
+    predictions = results.save_predictions(settings.run_dir, name, manifest, kept)
     validation, test = (predictions[predictions.split == split] for split in (VALIDATION, TEST))
     for split, part in ((VALIDATION, validation), (TEST, test)):
         if len(part) != len(prepared.rows(split)):
             raise ValueError(f"{name}: {len(part)} scores for {len(prepared.rows(split))} {split} images")
-    if threshold is None:
+    threshold, rule = 0.5, "0.5: the scores of validation are all equal"
+    if validation.score.nunique() > 1:
         threshold = metrics.choose_threshold(validation.label, validation.score)
-    figures = metrics.summarise(test.label, test.score, threshold=threshold)
-    area = metrics.bootstrap_interval(test.label, test.score, test.patient_id, seed=settings.seed)
+        rule = "Youden's index on validation"
+    area = intervals.bootstrap_interval(test.label, test.score, test.patient_id, seed=settings.seed)
     cases = metrics.case_table(test)
-    case_area = metrics.bootstrap_interval(cases.label, cases.score, cases.patient_id, seed=settings.seed)
+    case_area = intervals.bootstrap_interval(cases.label, cases.score, cases.patient_id, seed=settings.seed)
     result = {
-        **figures,
+        **metrics.summarise(test.label, test.score, threshold=threshold),
         "model": name,
         "dataset": settings.dataset,
         "weights": weights,
         "n_test": len(test),
         "n_patients": int(test.patient_id.nunique()),
-        "threshold_rule": "Youden's index on validation",
+        "threshold_rule": rule,
         "auc_low": area.low,
         "auc_high": area.high,
         "case_auc": case_area.value,
@@ -74,90 +69,32 @@ def evaluate(
         "validation": metrics.summarise(validation.label, validation.score, threshold=threshold),
         "train_seconds": round(float(train_seconds), 2),
         "parameters": int(parameters),
-        "split_key": manifests.split_key(prepared.manifest),
+        "split_key": split_key(manifest),
         **(extra or {}),
     }
-    result_files.save_metrics(settings.run_dir, name, result)
+    results.save_metrics(settings.run_dir, name, result)
     return result
 
 
-def _held_out(prepared, scores, out_of_fold):
-    """Keep the scores of validation and test: what a model says of its own training images is no result."""
-    kept = (VALIDATION, TEST, TRAIN) if out_of_fold else (VALIDATION, TEST)
-    return np.where(prepared.manifest.split.isin(kept), np.asarray(scores, dtype=float), np.nan)
-
-
-def table_row(result):
-    """Return a short, readable form of `evaluate`'s result as a one-row DataFrame."""
-    return pd.DataFrame(
-        [
-            {
-                "model": result["model"],
-                "test AUC": f"{result['auc']:.3f} [{result['auc_low']:.3f}, {result['auc_high']:.3f}]",
-                "case AUC": f"{result['case_auc']:.3f}",
-                "validation AUC": f"{result['val_auc']:.3f}",
-                "sensitivity": f"{result['sensitivity']:.2f}",
-                "specificity": f"{result['specificity']:.2f}",
-                "balanced accuracy": f"{result['balanced_accuracy']:.2f}",
-                "seconds": f"{result['train_seconds']:.0f}",
-            }
-        ]
-    )
-
-
-def describe_differences(differences):
-    """Return paired differences in words, one row a pair.
-
-    Args:
-        differences: DataFrame as from `metrics.paired_differences`.
-    Returns:
-        DataFrame indexed by `model`: `against`, `AUC difference` with its interval, `p` (DeLong), `p, Holm`, `verdict`.
-        The verdict follows the corrected p-value at 0.05.
-    """
-
-    def chance(p):
-        return "" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-    def verdict(row):
-        if np.isnan(row.p_holm):
-            return "no test possible"
-        if row.p_holm > 0.05:
-            return "no difference shown"
-        return "better" if row.delta_auc > 0 else "worse"
-
-    rows = [
+def show_results(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return a short, readable form of what `evaluate` returns, one row a model, indexed by `model`."""
+    shown = pd.DataFrame(
         {
-            "model": row.model_a,
-            "against": row.model_b,
-            "AUC difference": f"{row.delta_auc:+.3f} [{row.low:+.3f}, {row.high:+.3f}]",
-            "p": chance(row.p_delong),
-            "p, Holm": chance(row.p_holm),
-            "verdict": verdict(row),
+            "model": row["model"],
+            "test AUC": f"{row['auc']:.3f} [{row['auc_low']:.3f}, {row['auc_high']:.3f}]",
+            "case AUC": f"{row['case_auc']:.3f}",
+            "validation AUC": f"{row['val_auc']:.3f}",
+            "sensitivity": f"{row['sensitivity']:.2f}",
+            "specificity": f"{row['specificity']:.2f}",
+            "balanced accuracy": f"{row['balanced_accuracy']:.2f}",
+            "seconds": f"{row['train_seconds']:.0f}",
         }
-        for row in differences.itertuples()
-    ]
-    columns = ["model", "against", "AUC difference", "p", "p, Holm", "verdict"]
-    return pd.DataFrame(rows, columns=columns).set_index("model")
+        for row in rows
+    )
+    return shown.set_index("model")
 
 
-def choose_image_model(results):
-    """Return the image model that validation likes best, or None where there is none.
-
-    Baselines, and models that were given more than the image (`inputs` in their metrics), do not count.
-
-    Args:
-        results: {model: metrics dict} as from `result_files.load_metrics`.
-    """
-    image_models = {
-        name: result
-        for name, result in results.items()
-        if name not in BASELINES and set(result.get("inputs", ())) <= {"image"}
-    }
-    return max(image_models, key=lambda name: image_models[name]["val_auc"], default=None)
-
-
-# ----------------------------------------------------------------- baselines
-def score_baselines(prepared):
+def score_baselines(prepared: Prepared) -> dict[str, dict[str, Any]]:
     """Score what needs no image model: each a row of the table like any other.
 
     `majority` gives every image the share of class 1 in train. `mean_intensity` is a logistic regression on the mean
@@ -165,169 +102,16 @@ def score_baselines(prepared):
     the radiologist's words (shape, margins, type, distribution); these two only where the source has them.
 
     Returns:
-        {name: metrics dict}
+        {name: what `evaluate` returns}
     """
-    results = {
-        "majority": evaluate(
-            prepared,
-            "majority",
-            np.full(len(prepared.manifest), prepared.labels[prepared.rows(TRAIN)].mean()),
-            threshold=0.5,
-            extra={"threshold_rule": "0.5: the class that train has more of"},
-        )
-    }
-    for name, features in baseline_features(prepared).items():
-        scores, parameters = fit_logistic(prepared, features)
-        results[name] = evaluate(prepared, name, scores, parameters=parameters)
-    return results
-
-
-def baseline_features(prepared):
-    """Return {name: float (N, k)} of the baselines this data set allows."""
-    manifest = prepared.manifest
+    manifest, train = prepared.manifest, prepared.rows(TRAIN)
+    found = {"majority": evaluate(prepared, "majority", np.full(len(manifest), prepared.labels[train].mean()))}
     features = {"mean_intensity": prepared.statistics[["mean"]].fillna(0).to_numpy()}
-    if manifest.birads.nunique() > 1:
-        features["birads"] = one_hot(manifest.birads)
-    words = [one_hot(manifest[column]) for column in DESCRIPTORS if manifest[column].nunique() > 1]
-    if words:
-        features["descriptors"] = np.hstack(words)
-    return features
-
-
-def one_hot(words):
-    """Return float (N, k): one column a word; combined words (`OVAL-LOBULATED`) set several, empty ones set none."""
-    return words.str.get_dummies("-").to_numpy(dtype=float)
-
-
-def fit_logistic(prepared, features, *, penalty=1.0):
-    """Fit a standardised logistic regression on train.
-
-    Args:
-        features: float (N, k), row i belongs to image i.
-        penalty: strength of the L2 penalty, the inverse of scikit-learn's C.
-    Returns:
-        scores float (N,), and the number of its parameters.
-    """
-    train = prepared.rows(TRAIN)
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=1 / penalty, max_iter=2000))
-    model.fit(features[train], prepared.labels[train])
-    return model.predict_proba(features)[:, 1], features.shape[1] + 1
-
-
-# ------------------------------------------------------------------ networks
-def targets(prepared):
-    """Return what a network is trained on, int (N,), and the number of classes.
-
-    The label, or with TASK = "subtype" one of four: benign calcification, benign mass, malignant calcification,
-    malignant mass.
-    """
-    if prepared.settings.task == "subtype":
-        return prepared.manifest.subtype.to_numpy(), 4
-    return prepared.labels, 2
-
-
-def predict_held_out(prepared, model, *, tta=False):
-    """Return a network's probability of class 1 for validation and test, float64 (N,), NaN elsewhere.
-
-    With four subtypes it is the sum of the two malignant ones. `tta` averages the eight flips and quarter turns.
-    """
-    from shared.models import training
-
-    rows = prepared.rows(VALIDATION, TEST)
-    scores = training.predict_scores(model, prepared.images, rows, tta=tta)
-    if scores.ndim == 2:
-        scores = scores[:, 2:].sum(axis=1)
-    everywhere = np.full(len(prepared.manifest), np.nan)
-    everywhere[rows] = np.clip(scores, 0, 1)
-    return everywhere
-
-
-# ------------------------------------------------------- external validation
-EXTERNAL_COLUMNS = (
-    "model", "dataset", "n", "prevalence", "auc", "auc_low", "auc_high", "threshold", "sensitivity", "specificity",
-)  # fmt: skip
-
-
-def prepare_external(settings, dataset_name, data_dir):
-    """Read a second data set with the image steps of the first, all of it as one held-out set.
-
-    Args:
-        settings: those of the run; its image size, window, task and input are used unchanged.
-        dataset_name: one of `datasets.READERS`.
-        data_dir: where the second data set lies.
-    Returns:
-        preparation.Prepared whose manifest marks every readable row as test.
-    Raises:
-        DataError: the second data set holds patients of the first.
-    """
-    from dataclasses import replace
-
-    from shared.data import images, preparation
-    from shared.data import readers as datasets
-
-    folder = settings.run_dir / "results/external" / dataset_name
-    dataset = datasets.load(dataset_name, data_dir, task=settings.task, input=settings.input)
-    first, second = (datasets.FAMILIES.get(name, name) for name in (settings.dataset, dataset_name))
-    both = set(manifests.load_manifest(settings.run_dir).patient_id) & set(dataset.manifest.patient_id)
-    if both and first == second:
-        raise DataError(
-            f"EXTERNAL_DATASET {dataset_name}: {len(both)} of its patients stand in the first data set as well, "
-            f"e.g. {min(both)}; external validation needs other patients"
-        )
-    store, masks, statistics = images.build_image_store(dataset, folder / "data", preparation.image_steps(settings))
-    _, _, own = images.open_image_store(settings.run_dir / "data")
-    copies = statistics.content.ne("") & statistics.content.isin(own.content)
-    if copies.any():
-        raise DataError(
-            f"EXTERNAL_DATASET {dataset_name}: {int(copies.sum())} of its pictures stand in the first data set as "
-            f"well, e.g. {statistics.image_id[copies].iloc[0]}; external validation needs other patients"
-        )
-    readable = (statistics.problem == "").to_numpy()
-    manifest = dataset.manifest.assign(split=np.where(readable, TEST, "excluded"), fold=-1)
-    second = replace(settings, dataset=dataset_name, data_dir=dataset.data_dir)
-    return preparation.Prepared(second, manifest, store, masks, statistics, dataset.class_names)
-
-
-def evaluate_external(external, results, run_dir):
-    """Apply saved networks unchanged to a second data set, with the thresholds they have.
-
-    Args:
-        external: preparation.Prepared as from `prepare_external`.
-        results: {model: metrics dict} of networks whose files lie in `models/`; `files` (default: the model's name)
-            lists them, their scores are averaged; `tta` says whether flips and turns are averaged.
-        run_dir: where `models/` is, and where `results/external_validation.csv` goes.
-    Returns:
-        DataFrame with `EXTERNAL_COLUMNS`
-    """
-    rows = []
-    for name, result in results.items():
-        scores = score_files(external, result, run_dir)
-        scored = external.manifest.assign(score=scores)[np.isfinite(scores)]
-        columns = ["image_id", "patient_id", "side", "split", "fold", "label", "score"]
-        path = run_dir / f"results/external/{external.settings.dataset}/{name}.csv"
-        files.write_csv(path, scored[columns])
-        figures = metrics.summarise(scored.label, scored.score, threshold=result["threshold"])
-        area = metrics.bootstrap_interval(scored.label, scored.score, scored.patient_id)
-        figures |= {"model": name, "dataset": external.settings.dataset, "auc_low": area.low, "auc_high": area.high}
-        rows.append({column: figures[column] for column in EXTERNAL_COLUMNS})
-    table = pd.DataFrame(rows, columns=list(EXTERNAL_COLUMNS))
-    files.write_csv(run_dir / "results/external_validation.csv", table)
-    return table
-
-
-def score_files(prepared, result, run_dir):
-    """Average the scores of the files that make up one row of the table; see `evaluate_external`."""
-    from shared.models import training
-
-    return np.mean(
-        [
-            predict_held_out(prepared, training.load_model(run_dir, file), tta=bool(result.get("tta")))
-            for file in result.get("files", [result["model"]])
-        ],
-        axis=0,
-    )
-
-
-def has_files(result, run_dir):
-    """Tell whether the saved networks behind a row of the table are in `models/`."""
-    return all((run_dir / f"models/{file}.keras").exists() for file in result.get("files", [result["model"]]))
+    for name, columns in WORDS.items():
+        known = [manifest[column] for column in columns if manifest[column].nunique() > 1]
+        if known:  # one column a word: combined words (`OVAL-LOBULATED`) set several, empty ones set none
+            features[name] = np.hstack([words.str.get_dummies("-").to_numpy(dtype=float) for words in known])
+    for name, values in features.items():
+        scores = make_logistic().fit(values[train], prepared.labels[train]).predict_proba(values)[:, 1]
+        found[name] = evaluate(prepared, name, scores, parameters=values.shape[1] + 1)
+    return found

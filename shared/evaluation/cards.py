@@ -1,0 +1,137 @@
+"""Fill `model_card.md` and `reporting_checklist.md` from the files of a run directory; the words are in `templates/`.
+
+What the run directory does not hold is said not to be there.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from shared.data import load_manifest
+from shared.evaluation import intervals, results
+from shared.run import BASELINES, EXCLUDED, TEST, read_json, write_text
+
+TEMPLATES = Path(__file__).parent / "templates"
+UNANSWERED = "not answered by this run"
+BASELINE_WORDS = {
+    "majority": "the same score for every image",
+    "mean_intensity": "mean grey value of the file",
+    "birads": "the radiologist's BI-RADS assessment of the same images",
+    "descriptors": "the radiologist's words for shape, margins, type and distribution",
+}
+DONE = {
+    "external": "results/external_validation.csv",
+    "paired": "results/paired_differences.csv",
+    "maps": "results/gradcam_visualizations/localisation.csv",
+    "leakage": "results/leakage_ladder.csv",
+}
+
+
+def write_cards(run_dir: Path | str) -> list[Path]:
+    """Write and return the model card of the model that validation chose, and the reporting checklist.
+
+    The card follows Mitchell et al., FAccT 2019, the checklist CLAIM 2024 and TRIPOD+AI.
+    """
+    run_dir = Path(run_dir)
+    facts = collect_facts(run_dir)
+    facts["done"] = {name: (run_dir / file).exists() for name, file in DONE.items()}
+    facts["subgroups"] = []
+    if (chosen := facts["chosen"]) is not None:
+        test = results.load_predictions(run_dir, chosen["model"]).loc[lambda rows: rows.split == TEST]
+        by = ("abnormality_type", "breast_density")
+        table = intervals.subgroup_table(test, load_manifest(run_dir), threshold=chosen["threshold"], by=by)
+        facts["subgroups"] = plain_rows(table)
+    names = ("model_card.md", "reporting_checklist.md")
+    return [render(TEMPLATES / name, facts, run_dir / name) for name in names]
+
+
+def render(template: Path, facts: Mapping[str, Any], target: Path) -> Path:
+    """Fill a template as `fill` does, write it to `target` and return `target`."""
+    write_text(target, fill(template, facts))
+    return target
+
+
+def fill(template: Path, facts: Mapping[str, Any]) -> str:
+    """Fill a Jinja template, which has the filters `short`, `number`, `percent` and `cell`, with facts."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template.parent),
+        autoescape=template.suffix == ".html",
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(short=short, number=number, percent=percent, cell=markdown_cell)
+    environment.globals.update(unanswered=UNANSWERED)
+    return environment.get_template(template.name).render(facts)
+
+
+def collect_facts(run_dir: Path | str) -> dict[str, Any]:
+    """Gather what the pages say from the files of a run directory; what is missing stays empty.
+
+    Returns:
+        run, stages, audit, splits, exclusions, baselines and models (rows of the table, best first), chosen (the
+        model that validation prefers) or None, left_out, question, answer and limits (sentences), is_demo, and more.
+    """
+    run_dir = Path(run_dir)
+    paths = {"run": "run.json", "audit": "data/audit.json", "left_out": "results/left_out.json"}
+    facts: dict[str, Any] = {
+        name: read_json(run_dir / file) if (run_dir / file).exists() else {} for name, file in paths.items()
+    }
+    run, audit = facts["run"], facts["audit"]
+    rows = plain_rows(results.load_table(run_dir))
+    exclusions, chosen = audit.get("exclusions", {}), None
+    if (run_dir / "data/manifest.csv").exists():
+        manifest = load_manifest(run_dir)
+        exclusions = exclusions or manifest.exclusion_reason[manifest.split == EXCLUDED].value_counts().to_dict()
+        chosen = results.choose_image_model(results.load_results(run_dir))
+    fixed = ("split", "images", "patients", "prevalence")  # the two other columns are named after the classes
+    name = run.get("dataset", {}).get("name") or (rows[0]["dataset"] if rows else audit.get("dataset", "unknown"))
+    facts |= {
+        "stages": run.get("stages", {}),
+        "name": name,
+        "is_demo": name == "demo",
+        "splits": [
+            {**{key: row.get(key) for key in fixed}, "classes": {k: v for k, v in row.items() if k not in fixed}}
+            for row in audit.get("splits", [])
+        ],
+        "exclusions": exclusions,
+        "baselines": [row | {"words": BASELINE_WORDS[row["model"]]} for row in rows if row["model"] in BASELINES],
+        "models": [row for row in rows if row["model"] not in BASELINES],
+        "chosen": next((row for row in rows if row["model"] == chosen), None),
+        "has_external": (run_dir / DONE["external"]).exists(),
+    }
+    question, answer, limits = (fill(TEMPLATES / f"{name}.txt", facts) for name in ("question", "answer", "limits"))
+    return facts | {"question": question.strip(), "answer": answer.split("\n")[:-1], "limits": limits.split("\n")[:-1]}
+
+
+def plain_rows(table: Any) -> list[dict[str, Any]]:
+    """Return the rows of a DataFrame as dicts, None where there is no value."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
+def short(value: float | None, digits: int = 2) -> str:
+    """Write a figure between 0 and 1 the way medical journals do: 0.754 -> ".75"; "–" where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    text = f"{value:.{digits}f}"
+    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
+
+
+def percent(value: float | None) -> str:
+    """Write a share as a whole percentage; "–" where there is none."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.0%}"
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    """Write a number with thousands separators; "–" where there is none."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
+
+
+def markdown_cell(value: object) -> str:
+    """Make any value fit into one cell of a Markdown table."""
+    text = UNANSWERED if value is None or value == "" else str(value)
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,0 +1,154 @@
+"""Compare models on the same images, and test scores against chance."""
+
+from collections.abc import Iterable, Mapping
+from math import nan
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike as Array
+from scipy import stats
+
+from shared.evaluation.intervals import bootstrap_difference
+from shared.evaluation.metrics import auc, check_scores, has_both
+
+
+def delong_variance(labels: Array, scores: Array, *, patients: Array | None = None) -> float:
+    """Return the variance of the AUC; arguments and source as in `delong_covariance`."""
+    labels, scores = check_scores(labels, scores)
+    return float(delong_covariance(labels, scores[None], patients)[1][0, 0])
+
+
+def delong_test(labels: Array, scores_a: Array, scores_b: Array, *, patients: Array | None = None) -> float:
+    """Test whether two models have the same AUC on the same images; arguments as in `delong_covariance`.
+
+    Returns:
+        p, two-sided. 1 where the models do not differ at all, and NaN where the variance is 0 although they do (a
+        perfect model against a constant one), or where a class is missing: the test has nothing to say there.
+    """
+    labels, scores_a = check_scores(labels, scores_a)
+    labels, scores_b = check_scores(labels, scores_b)
+    areas, covariance = delong_covariance(labels, np.stack([scores_a, scores_b]), patients)
+    delta, variance = abs(areas[0] - areas[1]), covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+    if variance <= 1e-15:  # rounding leaves a little where the components cancel
+        return 1.0 if delta < 1e-12 else nan
+    return float(2 * stats.norm.sf(delta / np.sqrt(variance)))
+
+
+def delong_covariance(labels: np.ndarray, scores: np.ndarray, patients: Array | None) -> tuple[np.ndarray, np.ndarray]:
+    """Compute areas and their covariance (DeLong et al., Biometrics 1988) by midranks (Sun & Xu, IEEE SPL 2014).
+
+    Args:
+        scores: float (K, N), one row a model.
+        patients: (N,), or None to take the images as independent. Given, the components are summed by patient first
+            (Obuchowski, Biometrics 1997;53:567), which is what several images a patient need.
+    Returns:
+        (K,) and (K, K); NaN covariance with fewer than two units (images, or patients) of a class.
+    """
+    models = len(scores)
+    if not has_both(labels):
+        return np.full(models, nan), np.full((models, models), nan)
+    codes = number_groups(patients, len(labels))
+    ones, zeros = labels == 1, labels == 0
+    among_all = stats.rankdata(scores, axis=1)
+    beaten = (among_all[:, ones] - stats.rankdata(scores[:, ones], axis=1)) / zeros.sum()  # V10, share of zeros below
+    beaters = 1 - (among_all[:, zeros] - stats.rankdata(scores[:, zeros], axis=1)) / ones.sum()  # V01
+    areas = beaten.mean(axis=1)
+    sums, units = [], []
+    for part, of_class in ((beaten, ones), (beaters, zeros)):
+        centred = (part - areas[:, None]) / of_class.sum()
+        sums.append(np.array([np.bincount(codes[of_class], row, codes.max() + 1) for row in centred]))
+        units.append(len(np.unique(codes[of_class])))
+    if min(units) < 2:
+        return areas, np.full((models, models), nan)
+    covariance = sum(part @ part.T * n / (n - 1) for part, n in zip(sums, units, strict=True))
+    every = len(np.unique(codes))
+    crossed = sums[0] @ sums[1].T * every / (every - 1)  # patients with images of both classes
+    return areas, covariance + crossed + crossed.T
+
+
+def number_groups(groups: Array | None, n_rows: int) -> np.ndarray:
+    """Return int (n_rows,), one number a group; None makes each row a group of its own."""
+    codes = np.arange(n_rows) if groups is None else pd.factorize(np.asarray(groups), use_na_sentinel=False)[0]
+    if codes.shape != (n_rows,):
+        raise ValueError(f"{len(codes)} patients or groups for {n_rows} images")
+    return codes
+
+
+def holm(p_values: Array) -> np.ndarray:
+    """Adjust p-values (M,) for their number (Holm 1979), in the order given. NaN stays NaN and is not counted."""
+    p_values = np.asarray(p_values, dtype=float)
+    adjusted = np.full(p_values.shape, nan)
+    order = np.argsort(p_values, kind="stable")[: np.isfinite(p_values).sum()]  # NaN sorts last
+    steps = p_values[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
+
+
+def paired_differences(
+    labels: Array,
+    scores: Mapping[str, Array],
+    patients: Array,
+    *,
+    pairs: Iterable[tuple[str, str]],
+    draws: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Compare models two by two on the same images.
+
+    Args:
+        scores: {model: float (N,)}.
+        pairs: (model_a, model_b), ...
+        draws, seed: of the paired bootstrap by patient that gives the interval.
+    Returns:
+        DataFrame model_a, model_b, delta_auc, low, high, p_delong (clustered by patient), p_holm (over these pairs).
+    """
+    rows = []
+    for a, b in pairs:
+        interval = bootstrap_difference(labels, scores[a], scores[b], patients, draws=draws, seed=seed)
+        p_value = delong_test(labels, scores[a], scores[b], patients=patients)
+        rows.append((a, b, interval.value, interval.low, interval.high, p_value))
+    table = pd.DataFrame(rows, columns=["model_a", "model_b", "delta_auc", "low", "high", "p_delong"])
+    return table.assign(p_holm=holm(table.p_delong))
+
+
+def describe_differences(differences: pd.DataFrame) -> pd.DataFrame:
+    """Put what `paired_differences` returns into words, one row a pair.
+
+    Returns:
+        DataFrame indexed by `model`: `against`, `AUC difference` with its interval, `p` (DeLong), `p, Holm`, `verdict`.
+        The verdict follows the corrected p-value at 0.05.
+    """
+    words = {"model": differences.model_a, "against": differences.model_b}
+    texts = [f"{row.delta_auc:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" for row in differences.itertuples()]
+    words["AUC difference"] = texts
+    for name, column in (("p", "p_delong"), ("p, Holm", "p_holm")):
+        words[name] = ["" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}" for p in differences[column]]
+    cases = (differences.p_holm.isna(), differences.p_holm > 0.05, differences.delta_auc > 0)
+    words["verdict"] = np.select(cases, ("no test possible", "no difference shown", "better"), "worse")
+    return pd.DataFrame(words).set_index("model")
+
+
+def permutation_p_value(
+    labels: Array, scores: Array, *, draws: int = 1000, seed: int = 0, groups: Array | None = None
+) -> float:
+    """Test whether held-out scores rank the classes better than chance: a classifier two-sample test.
+
+    Lopez-Paz & Oquab, ICLR 2017, with the AUC as statistic; one-sided, (1 + draws as large) / (1 + draws).
+
+    Args:
+        draws, seed: permutations of the labels.
+        groups: (N,), or None. Given, whole groups (patients, generator batches) exchange their labels; ValueError
+            where a group holds both classes.
+    """
+    labels, scores = check_scores(labels, scores)
+    if not has_both(labels):
+        return nan
+    codes = number_groups(groups, len(labels))
+    size, ones = np.bincount(codes), np.bincount(codes, weights=labels)
+    if ((ones > 0) & (ones < size)).any():
+        raise ValueError("a group holds both classes, so its label cannot be exchanged as a whole")
+    rank_sum = np.bincount(codes, weights=stats.rankdata(scores))  # per group: the AUC needs no more
+    permuted = np.random.default_rng(seed).permuted(np.tile(ones > 0, (draws, 1)), axis=1).astype(float)
+    n_ones = permuted @ size
+    areas = (permuted @ rank_sum - n_ones * (n_ones + 1) / 2) / (n_ones * (len(labels) - n_ones))
+    return float((1 + np.sum(areas >= auc(labels, scores) - 1e-12)) / (1 + draws))

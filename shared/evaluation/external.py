@@ -1,0 +1,89 @@
+"""Apply the saved networks of a run, unchanged, to a second data set."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from shared import data
+from shared.evaluation import intervals, metrics
+from shared.run import EXCLUDED, TEST, DataError, Settings, write_csv
+
+COLUMNS = (
+    "model", "dataset", "n", "prevalence", "auc", "auc_low", "auc_high", "threshold", "sensitivity", "specificity",
+)  # fmt: skip
+SCORED = ("image_id", "patient_id", "side", "split", "fold", "label", "score")
+
+
+def validate_externally(
+    settings: Settings, dataset_name: str, data_dir: Path | str, results: Mapping[str, Mapping[str, Any]]
+) -> tuple[data.Prepared, pd.DataFrame]:
+    """Score saved networks on a second data set, with the image steps and the thresholds that they have.
+
+    Args:
+        settings: those of the run.
+        dataset_name, data_dir: layout and folder of the second data set.
+        results: as from `load_results`. Scores of a row's `files` (default: the model's name) are averaged, and over
+            its `orientations`; rows without saved networks are passed over.
+    Returns:
+        the second data set, every readable row of it test, and the table `results/external_validation.csv`; the scores
+        are in `results/external/<dataset>/<model>.csv`.
+    Raises:
+        DataError: the second data set holds patients or pictures of the first.
+    """
+    from shared import models
+
+    external, rows = read_second(settings, dataset_name, data_dir), []
+    for name, result in results.items():
+        if not has_files(result, settings.run_dir):
+            continue
+        networks = [models.load_model(path) for path in network_files(result, settings.run_dir)]
+        orientations = tuple(result.get("orientations", (0,)))
+        scores = [models.predict_held_out(external, network, orientations=orientations) for network in networks]
+        scored = external.manifest.assign(score=np.mean(scores, axis=0))[external.manifest.split == TEST]
+        write_csv(settings.run_dir / f"results/external/{dataset_name}/{name}.csv", scored[list(SCORED)])
+        area = intervals.bootstrap_interval(scored.label, scored.score, scored.patient_id)
+        figures = metrics.summarise(scored.label, scored.score, threshold=result["threshold"])
+        figures |= {"model": name, "dataset": dataset_name, "auc_low": area.low, "auc_high": area.high}
+        rows.append(figures)
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    write_csv(settings.run_dir / "results/external_validation.csv", table)
+    return external, table
+
+
+def read_second(settings: Settings, dataset_name: str, data_dir: Path | str) -> data.Prepared:
+    """Read a second data set with the image steps of the first, all of it as one test set."""
+    dataset = data.load_layout(dataset_name, data_dir, task=settings.task, input=settings.input)
+    first, second = (data.FAMILIES.get(name, name) for name in (settings.dataset, dataset_name))
+    both = set(data.load_manifest(settings.run_dir).patient_id) & set(dataset.manifest.patient_id)
+    if both and first == second:
+        raise DataError(
+            f"EXTERNAL_DATASET {dataset_name}: {len(both)} of its patients stand in the first data set as well, "
+            f"e.g. {min(both)}; external validation needs other patients"
+        )
+    folder = settings.run_dir / "results/external" / dataset_name / "data"
+    images, masks, statistics = data.build_image_store(dataset, folder, data.image_steps(settings))
+    own = data.open_image_store(settings.run_dir / "data")[2]
+    copies = statistics.content.ne("") & statistics.content.isin(own.content)
+    if copies.any():
+        raise DataError(
+            f"EXTERNAL_DATASET {dataset_name}: {int(copies.sum())} of its pictures stand in the first data set as "
+            f"well, e.g. {statistics.image_id[copies].iloc[0]}; external validation needs other patients"
+        )
+    split = np.where(statistics.problem == "", TEST, EXCLUDED)
+    there = replace(settings, dataset=dataset_name, data_dir=dataset.data_dir)
+    manifest = dataset.manifest.assign(split=split, fold=-1)
+    return data.Prepared(there, manifest, images, masks, statistics, dataset.class_names)
+
+
+def network_files(result: Mapping[str, Any], run_dir: Path) -> list[Path]:
+    """Return the saved networks behind a row of the table."""
+    return [run_dir / f"models/{file}.keras" for file in result.get("files", [result["model"]])]
+
+
+def has_files(result: Mapping[str, Any], run_dir: Path) -> bool:
+    """Tell whether the saved networks behind a row of the table are in `models/`."""
+    return all(path.exists() for path in network_files(result, run_dir))

@@ -1,0 +1,158 @@
+"""Give a figure its 95 % interval by drawing whole patients with replacement: images of a patient resemble each other.
+
+`draws` is the number of bootstrap samples; the same `seed` draws the same patients for every model on the same rows.
+Draws in which a figure is NaN, because a class is missing, are left out. Limits always hold the value between them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import nan
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike as Array
+from sklearn.metrics import roc_curve
+
+from shared.evaluation.metrics import check_scores, has_both, summarise
+
+TAILS = (0.025, 0.975)
+CELLS = 500_000  # weights held at a time while bootstrapping: a few MB, so that they stay in the CPU's cache
+SUBGROUP_COLUMNS = (
+    "column", "group", "n", "n_patients", "prevalence", "auc", "auc_low", "auc_high", "sensitivity", "specificity",
+)  # fmt: skip
+Statistic = Callable[[np.ndarray], np.ndarray]  # weights (D, N) -> its values in each weighted sample, (D, M)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value, the limits of its 95 % interval, and its standard error."""
+
+    value: float
+    low: float
+    high: float
+    standard_error: float = nan
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    @property
+    def excludes_zero(self) -> bool:
+        """True where the whole interval lies on one side of 0."""
+        return self.low > 0 or self.high < 0
+
+
+def bootstrap_interval(labels: Array, scores: Array, patients: Array, *, draws: int = 2000, seed: int = 0) -> Interval:
+    """Give the AUC its percentile bootstrap interval by patient.
+
+    Returns:
+        all NaN where the value is. Perfect scores give [1, 1]: resampling cannot show that the next image may rank
+        wrongly.
+    """
+    labels, scores = check_scores(labels, scores)
+    return draw_intervals(weighted_auc(labels, scores), patients, len(labels), draws, seed)[0]
+
+
+def bootstrap_difference(
+    labels: Array, scores_a: Array, scores_b: Array, patients: Array, *, draws: int = 2000, seed: int = 0
+) -> Interval:
+    """Give the difference of two AUCs (first minus second) its paired interval: both see the same patients a draw."""
+    first, second = (weighted_auc(*check_scores(labels, scores)) for scores in (scores_a, scores_b))
+    return draw_intervals(lambda weights: first(weights) - second(weights), patients, np.size(labels), draws, seed)[0]
+
+
+def bootstrap_means(values: Array, patients: Array, *, draws: int = 2000, seed: int = 0) -> list[Interval]:
+    """Give the mean of each column of `values`, float (N, M), its interval; NaN is left out of its column's mean."""
+    values = np.asarray(values, dtype=float)
+    known, filled = np.isfinite(values).astype(float), np.nan_to_num(values)
+
+    def means(weights: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            return (weights @ filled) / (weights @ known)
+
+    return draw_intervals(means, patients, len(values), draws, seed)
+
+
+def draw_intervals(compute: Statistic, patients: Array, n_rows: int, draws: int, seed: int) -> list[Interval]:
+    """Compute a statistic on all rows and on bootstrap samples of patients: one Interval a column."""
+    samples = np.concatenate([compute(weights) for weights in draw_patients(patients, n_rows, draws, seed)])
+    intervals = []
+    for value, column in zip(compute(np.ones((1, n_rows)))[0].tolist(), samples.T, strict=True):
+        kept = column[np.isfinite(column)]
+        if np.isfinite(value) and len(kept) > 1:
+            low, high = np.quantile(kept, TAILS)
+            intervals.append(Interval(value, min(float(low), value), max(float(high), value), float(kept.std(ddof=1))))
+        else:
+            intervals.append(Interval(value, nan, nan))
+    return intervals
+
+
+def draw_patients(patients: Array, n_rows: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield float (chunk, n_rows): how often each row's patient was drawn. All draws, some MB at a time."""
+    codes, names = pd.factorize(np.asarray(patients), use_na_sentinel=False)
+    if codes.shape != (n_rows,):
+        raise ValueError(f"{len(codes)} patients for {n_rows} images")
+    generator = np.random.default_rng(seed)
+    share, chunk = np.full(len(names), 1 / len(names)), max(1, CELLS // n_rows)
+    for start in range(0, draws, chunk):
+        counts = generator.multinomial(len(names), share, size=min(chunk, draws - start))
+        yield counts[:, codes].astype(float)
+
+
+def weighted_auc(labels: np.ndarray, scores: np.ndarray) -> Statistic:
+    """Return the weighted AUC, from the weight of each class at each distinct score; NaN where a class is missing."""
+    order = np.argsort(-scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=np.inf))  # where each run of equal scores begins
+    positive = labels[order].astype(float)
+
+    def areas(weights: np.ndarray) -> np.ndarray:
+        weights = weights[:, order]
+        ones = np.add.reduceat(weights * positive, starts, axis=1)
+        zeros = np.add.reduceat(weights * (1 - positive), starts, axis=1)
+        above = np.cumsum(ones, axis=1) - ones / 2  # ties count half
+        with np.errstate(invalid="ignore"):
+            return (np.einsum("ij,ij->i", above, zeros) / (ones.sum(axis=1) * zeros.sum(axis=1)))[:, None]
+
+    return areas
+
+
+def roc_band(labels: Array, scores: Array, patients: Array, *, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Compute a ROC curve and its pointwise interval at 101 false-positive rates, ready to plot.
+
+    Returns:
+        DataFrame false_positive_rate, sensitivity, low, high; all but the first NaN where a class is missing.
+    """
+    labels, scores = check_scores(labels, scores)
+    grid = np.linspace(0, 1, 101)
+    table = pd.DataFrame({"false_positive_rate": grid, "sensitivity": nan, "low": nan, "high": nan})
+    if not has_both(labels):
+        return table
+    weights = (row for chunk in draw_patients(patients, len(labels), draws, seed) for row in chunk)
+    usable = [None, *(row for row in weights if has_both(labels[row > 0]))]
+    curves = [roc_curve(labels, scores, sample_weight=row) for row in usable]
+    value, *drawn = (np.interp(grid, false, true) for false, true, _ in curves)  # at a vertical step, its top
+    low, high = np.quantile(drawn, TAILS, axis=0)
+    return table.assign(sensitivity=value, low=np.minimum(low, value), high=np.maximum(high, value))
+
+
+def subgroup_table(
+    predictions: pd.DataFrame, manifest: pd.DataFrame, *, threshold: float, by: Sequence[str]
+) -> pd.DataFrame:
+    """Score one model in parts of the images.
+
+    Args:
+        predictions: rows of one split, as `load_predictions` returns them.
+        threshold: chosen on validation.
+        by: columns of the manifest whose values make the groups; an empty value is shown as "unknown".
+    Returns:
+        DataFrame with `SUBGROUP_COLUMNS`, "all" first. A group with one class has NaN where the other is needed.
+    """
+    joined = predictions.merge(manifest[["image_id", *by]], on="image_id", validate="1:1")
+    groups = [("all", "all", joined)]
+    groups += [(column, value or "unknown", rows) for column in by for value, rows in joined.groupby(column)]
+    rows = []
+    for column, group, part in groups:
+        figures = summarise(part.label, part.score, threshold=threshold)
+        area = bootstrap_interval(part.label, part.score, part.patient_id)
+        figures |= {"column": column, "group": group, "n_patients": part.patient_id.nunique()}
+        rows.append(figures | {"auc_low": area.low, "auc_high": area.high})
+    return pd.DataFrame(rows)[list(SUBGROUP_COLUMNS)]
