@@ -1,140 +1,122 @@
-"""Write a saved model as TensorFlow Lite files, and measure what that costs and gains."""
+"""Write a saved model for phones and servers with Keras' own export, and measure what that costs and gains."""
 
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pipeline import predict
-from shared.data import manifests
-from shared.evaluation import metrics
-from shared.run import TEST, TRAIN, UsageError, files
-from shared.run.native_output import quiet_native_output
+from shared.data import load_manifest
+from shared.evaluation import auc
+from shared.run import TEST, TRAIN, UsageError, atomic_write
 
-KINDS = ("float16", "int8")
+KINDS = {  # name: suffix, format of keras.Model.export
+    "float32": (".tflite", "litert"),
+    "float16": (".float16.tflite", "litert"),  # half the size
+    "int8": (".int8.tflite", "litert"),  # a quarter; computes in integers, with ranges measured on training images
+    "onnx": (".onnx", "onnx"),
+    "openvino": (".xml", "openvino"),
+}
 CALIBRATION_IMAGES = 100
-TIMED_IMAGES = 30
+Call = Callable[[np.ndarray], np.ndarray]  # float32 (1, S, S, 1) -> (1, outputs)
 
 
-def export(model_file, *, out=None, kinds=KINDS):
-    """Convert a model of a run to TensorFlow Lite and score all forms on the run's test images.
-
-    float16 halves the weights' size; int8 also computes in integers, with ranges measured on training images.
+def run(
+    model_file: Path | str,
+    *,
+    out: Path | str | None = None,
+    kinds: Iterable[str] = ("float16", "int8"),
+    echo: Callable[[str], None] = print,
+) -> pd.DataFrame:
+    """Export a model of a run, and show how the files that LiteRT runs score the run's test images.
 
     Args:
         model_file: `<run>/models/<name>.keras`.
-        out: folder for `<name>.<kind>.tflite`; default: beside the model.
+        out: folder for the files; default: beside the model.
         kinds: some of `KINDS`.
+        echo: called with each line for the user.
     Returns:
-        DataFrame form, file, megabytes, test_auc, delta_auc (to the Keras model), largest_score_change, ms_per_image
-        (median, one image at a time, after a warm-up).
+        one row a form, the Keras model first, to which the changes are; `ms_per_image` is a median, one at a time.
     Raises:
-        UsageError: no model, or no image store of its size beside it.
+        UsageError: no model, no image store of its size beside it, or a package that is missing.
     """
     path = Path(model_file)
     saved = predict.load(path)
-    store, manifest = _run_of(path, saved)
-    test = np.flatnonzero(manifest.split == TEST)
-    train = np.flatnonzero(manifest.split == TRAIN)
-    labels = manifest.label.to_numpy()[test]
-    batch = np.ascontiguousarray(store[test])
-    network = saved.networks[0]
-    scores = predict.score_arrays(network, batch)
-    one_by_one = _timed(lambda image: predict.score_arrays(network, image[np.newaxis]), batch)
-    rows = [_row("keras", path, scores, scores, labels, one_by_one)]
-    for kind in kinds:
-        content = convert(network, kind, store[train[:: max(1, len(train) // CALIBRATION_IMAGES)]])
-        target = Path(out or path.parent) / f"{path.stem}.{kind}.tflite"
-        with files.atomic_write(target) as temporary:
-            temporary.write_bytes(content)
-        score = scorer(content)
-        rows.append(
-            _row(kind, target, np.array([score(image) for image in batch]), scores, labels, _timed(score, batch))
-        )
-    return pd.DataFrame(rows)
-
-
-def _run_of(path, saved):
-    run_dir = path.resolve().parent.parent
-    if not (run_dir / "data/images.npy").is_file() or not (run_dir / "data/manifest.csv").is_file():
+    network, data = saved.networks[0], path.resolve().parent.parent / "data"
+    if not (data / "images.npy").is_file() or not (data / "manifest.csv").is_file():
         raise UsageError(f"{path}: no data/images.npy and manifest.csv two folders up; export a model of a run")
-    store = np.load(run_dir / "data/images.npy", mmap_mode="r")
-    if store.shape[1] != saved.steps.size:
-        raise UsageError(f"{path}: takes {saved.steps.size} px, the run's images have {store.shape[1]} px")
-    return store, manifests.load_manifest(run_dir)
-
-
-def _row(form, path, scores, reference, labels, seconds):
-    area = metrics.auc(labels, scores)
-    return {
-        "form": form,
-        "file": str(path),
-        "megabytes": path.stat().st_size / 1e6,
-        "test_auc": area,
-        "delta_auc": area - metrics.auc(labels, reference),
-        "largest_score_change": float(np.abs(scores - reference).max()),
-        "ms_per_image": 1000 * seconds,
-    }
-
-
-def _timed(score, batch):
-    """Median seconds of `score` on one image."""
-    score(batch[0])
-    seconds = []
-    for image in batch[:TIMED_IMAGES]:
-        start = time.perf_counter()
-        score(image)
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds))
-
-
-def convert(network, kind, calibration):
-    """Convert a network to the bytes of a TensorFlow Lite file.
-
-    Args:
-        network: keras.Model, (B, S, S, 1) of 0…255 in.
-        kind: "float16" or "int8".
-        calibration: uint8 (n, S, S), images that int8 measures its ranges on.
-    """
-    if kind not in KINDS:
-        raise UsageError(f"--kind {kind}: not one of {', '.join(KINDS)}")
-    from shared.models.backend import tf
-
-    converter = tf.lite.TFLiteConverter.from_keras_model(network)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if kind == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    else:
-        converter.representative_dataset = lambda: (
-            [image[np.newaxis, ..., np.newaxis].astype(np.float32)] for image in calibration
-        )
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
-    with quiet_native_output():
-        return converter.convert()
-
-
-def scorer(content):
-    """Return a function: uint8 (S, S) -> probability of class 1, by a TensorFlow Lite file's bytes."""
-    from shared.models.backend import tf
-
-    with quiet_native_output():
-        interpreter = tf.lite.Interpreter(model_content=content, num_threads=1)
-        interpreter.allocate_tensors()
-    given, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-
-    def score(image):
-        interpreter.set_tensor(given["index"], image[np.newaxis, ..., np.newaxis].astype(given["dtype"]))
-        interpreter.invoke()
-        return float(predict.positive_share(interpreter.get_tensor(result["index"]))[0])
-
-    return score
-
-
-def run(model_file, *, out=None, kinds=KINDS, echo=print):
-    """Export and show the table of `export`."""
-    result = export(model_file, out=out, kinds=kinds)
-    shown = result.assign(file=[Path(file).name for file in result.file])
-    echo(shown.to_string(index=False, float_format="%.4g"))
+    images, manifest = np.load(data / "images.npy", mmap_mode="r"), load_manifest(data.parent)
+    if images.shape[1] != saved.steps.size:
+        raise UsageError(f"{path}: takes {saved.steps.size} px, the run's images have {images.shape[1]} px")
+    train = images[manifest.split == TRAIN]
+    test, labels = as_batches(images[manifest.split == TEST]), manifest.label[manifest.split == TEST].to_numpy()
+    forms: dict[str, tuple[Path, Call | None]] = {"keras": (path, network.predict_on_batch)}
+    for kind in kinds:
+        target = Path(out or path.parent) / f"{path.stem}{KINDS[kind][0]}"
+        convert(network, kind, target, as_batches(train[:: max(1, len(train) // CALIBRATION_IMAGES)]))
+        forms[kind] = (target, load_litert(target) if target.suffix == ".tflite" else None)
+    rows, scores = [], {}
+    for form, (file, call) in forms.items():
+        rows.append({"form": form, "file": str(file), "megabytes": file.stat().st_size / 1e6})
+        if call is not None:
+            scores[form], seconds = time_scores(call, test)
+            area, first = auc(labels, scores[form]), scores["keras"]
+            rows[-1] |= {"test_auc": area, "delta_auc": area - auc(labels, first), "ms_per_image": 1000 * seconds}
+            rows[-1]["largest_score_change"] = float(np.abs(scores[form] - first).max())
+    result = pd.DataFrame(rows)
+    echo(result.assign(file=[Path(file).name for file in result.file]).to_string(index=False, float_format="%.4g"))
     echo(f"written: {', '.join(result.file[1:])}")
     return result
+
+
+def as_batches(images: np.ndarray) -> np.ndarray:
+    """Turn uint8 (n, S, S) into float32 (n, 1, S, S, 1): n batches of one image."""
+    return images[:, np.newaxis, ..., np.newaxis].astype(np.float32)
+
+
+def convert(network: Any, kind: str, target: Path, calibration: np.ndarray) -> None:
+    """Write a network as one of `KINDS`; int8 measures its ranges on `calibration`, float32 (n, 1, S, S, 1)."""
+    from shared.models.backend import quiet_native_output, tf
+
+    options: dict[str, Any] = {"optimizations": [tf.lite.Optimize.DEFAULT]} if kind in ("float16", "int8") else {}
+    if kind == "float16":
+        options["target_spec"] = {"supported_types": [tf.float16]}
+    if kind == "int8":
+        options["representative_dataset"] = lambda: ([batch] for batch in calibration)
+    try:
+        with atomic_write(target) as temporary, quiet_native_output():
+            network.export(temporary, format=KINDS[kind][1], verbose=False, **options)
+    except ImportError as error:
+        raise UsageError(f"--kind {kind}: {error}; install it with pip, or take float32, float16 or int8") from None
+
+
+def load_litert(path: Path) -> Call:
+    """Return a function that runs a LiteRT file."""
+    from shared.models.backend import quiet_native_output, tf
+
+    with quiet_native_output():
+        interpreter = tf.lite.Interpreter(str(path), num_threads=1)
+        interpreter.allocate_tensors()
+    given, result = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+
+    def call(batch: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(given, batch)
+        interpreter.invoke()
+        return interpreter.get_tensor(result)
+
+    return call
+
+
+def time_scores(call: Call, batches: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the probability of class 1 of each batch of one image, float64 (n,), and the median of the seconds."""
+    scores, seconds = [], []
+    call(batches[0])
+    for batch in batches:
+        start = time.perf_counter()
+        outputs = np.asarray(call(batch), dtype=np.float64)[0]
+        seconds.append(time.perf_counter() - start)
+        scores.append(outputs[len(outputs) // 2 :].sum())  # of four subtypes, the two malignant ones
+    return np.array(scores), float(np.median(seconds))

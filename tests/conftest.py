@@ -1,16 +1,14 @@
 """Fixtures that more than one test file needs."""
 
-import json
 import os
 import shutil
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-
-for _name in ("TF_CPP_MIN_LOG_LEVEL",):  # quiet child processes, too
-    os.environ.setdefault(_name, "3")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # quiet child processes, too
 
 PARAMETERS = """
 DATASET: str = "demo"  # data set
@@ -37,25 +35,14 @@ def write_notebook(tmp_path):
     """A function that writes a small notebook: write_notebook("01_first", "code", ...) -> its path."""
 
     def write(name, *sources, parameters=PARAMETERS, folder=None):
-        folder = Path(folder or tmp_path / "notebooks")
-        folder.mkdir(parents=True, exist_ok=True)
-        cells = [{"cell_type": "markdown", "id": "title", "metadata": {}, "source": f"# {name}"}]
-        codes = [(parameters, ["parameters"])] * bool(parameters) + [(source, []) for source in sources]
-        for number, (source, tags) in enumerate(codes):
-            cells.append(
-                {
-                    "cell_type": "code",
-                    "id": f"cell-{number}",
-                    "metadata": {"tags": tags} if tags else {},
-                    "source": source,
-                    "execution_count": None,
-                    "outputs": [],
-                }
-            )
-        kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-        path = folder / f"{name}.ipynb"
-        content = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-        path.write_text(json.dumps(content), encoding="utf-8")
+        node = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(f"# {name}", id="title")])
+        node.metadata.kernelspec = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+        for number, source in enumerate([parameters] * bool(parameters) + list(sources)):
+            metadata = {"tags": ["parameters"]} if source == parameters else {}
+            node.cells.append(nbformat.v4.new_code_cell(source, metadata=metadata, id=f"cell-{number}"))
+        path = Path(folder or tmp_path / "notebooks") / f"{name}.ipynb"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(node, path)
         return path
 
     return write

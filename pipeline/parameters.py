@@ -1,0 +1,169 @@
+"""What a run is given: the notebooks, their parameters as `papermill` reads them, and the command line's options."""
+
+import ast
+import difflib
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shared.data import check_layout_name
+from shared.run import PROFILES, DataError, UsageError, project_root
+
+NOTEBOOK_PATTERN = "[0-9][0-9]_*.ipynb"
+OPTION_PARAMETERS = ("DATASET", "DATA_DIR", "RUN_DIR", "PROFILE", "WEIGHTS", "SCHEDULER")
+WEIGHTS_WORDS = ("", "imagenet", "demo", "none")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line gave; None where it gave nothing."""
+
+    dataset: str | None = None
+    data_dir: str | None = None
+    profile: str | None = None
+    run_dir: str | None = None
+    weights: str | None = None
+    scheduler: str | None = None
+    only: tuple[str, ...] = ()
+    parameters: tuple[tuple[str, str], ...] = ()  # (NAME, VALUE) as typed
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One notebook of the series and what is injected into it."""
+
+    name: str  # "03_simple_cnn"
+    path: Path
+    code: tuple[str, ...]
+    defaults: dict[str, Any]
+    parameters: dict[str, Any]
+
+
+def plan(options: RunOptions, notebooks_dir: Path | str | None = None) -> tuple[list[Stage], dict[str, Any]]:
+    """Find the notebooks, and work out the parameters of each; one goes only into the notebooks that declare it.
+
+    Returns:
+        the stages, in order, and {NAME: value} of what was given or follows from it.
+    """
+    paths = select_notebooks(Path(notebooks_dir or project_root() / "notebooks"), options.only)
+    read = {path: read_notebook(path) for path in paths}
+    injected = merge_options(options, parse_parameters(options.parameters, [defaults for _, defaults in read.values()]))
+    stages = []
+    for path, (code, defaults) in read.items():
+        own = {name: value for name, value in injected.items() if name in defaults}
+        stages.append(Stage(path.stem, path, code, defaults, own))
+    return stages, injected
+
+
+def select_notebooks(folder: Path, only: Iterable[str] = ()) -> list[Path]:
+    """Return the series' notebooks in a folder, in order: all, or those that `only` names by number or name."""
+    paths = sorted(folder.glob(NOTEBOOK_PATTERN))
+    if not paths:
+        raise UsageError(f"{folder}: no notebooks ({NOTEBOOK_PATTERN}) there")
+    chosen: list[Path] = []
+    for word in only:
+        found = [path for path in paths if path.stem == Path(word).stem or path.name[:2] == word.zfill(2)]
+        if not found:
+            raise UsageError(f"--only {word}: no such notebook; there are {', '.join(path.stem for path in paths)}")
+        chosen += found
+    return [path for path in paths if path in chosen] if chosen else paths
+
+
+def read_notebook(path: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Return a notebook's code cells and the {NAME: default} of its parameters; DataError where it is no notebook."""
+    import nbformat
+    import papermill
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    try:
+        node = nbformat.read(path, as_version=4)
+        nbformat.validate(node)
+    except (ValueError, KeyError, AttributeError, nbformat.ValidationError) as error:
+        raise DataError(f"{path}: not a notebook ({str(error)[:100]})") from None
+    defaults = {}
+    for name, declared in papermill.inspect_notebook(node).items():
+        try:
+            defaults[name] = ast.literal_eval(declared["default"])
+        except (ValueError, SyntaxError):
+            raise DataError(f"{path}: parameter {name}: `{declared['default']}` is not a literal") from None
+    return tuple(cell.source for cell in node.cells if cell.cell_type == "code"), defaults
+
+
+def parse_parameters(pairs: Iterable[tuple[str, str]], declared: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Turn (NAME, text) pairs into {NAME: value} by the {NAME: default} that each notebook declares, or UsageError."""
+    known = {name: default for defaults in declared for name, default in defaults.items()}
+    values: dict[str, Any] = {}
+    for name, text in pairs:
+        if name not in known:
+            near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known) or 'none'}"
+            raise UsageError(f"-p {name}: no selected notebook has this parameter; {hint}")
+        if name in values:
+            raise UsageError(f"-p {name} is given twice")
+        values[name] = parse_value(name, text, known[name])
+    return values
+
+
+def parse_value(name: str, text: str, default: Any) -> Any:
+    """Turn the text behind `-p NAME` into a value of the default's type; raises UsageError where it is none."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = text
+    if isinstance(default, str):
+        value = value if isinstance(value, str) else text
+    elif isinstance(default, float) and type(value) is int:
+        value = float(value)
+    elif isinstance(default, list) and isinstance(value, tuple):
+        value = list(value)
+    if default is not None and type(value) is not type(default):
+        raise UsageError(f"-p {name}: {text!r} is not of type {type(default).__name__}, e.g. {default!r}")
+    if isinstance(default, list) and default and any(type(item) is not type(default[0]) for item in value):
+        raise UsageError(f"-p {name}: {text!r} must hold {type(default[0]).__name__} values only, e.g. {default!r}")
+    if isinstance(default, str) and value and name.endswith("_DIR"):
+        value = str(Path(value).expanduser().resolve())
+    return value
+
+
+def merge_options(options: RunOptions, given: dict[str, Any]) -> dict[str, Any]:
+    """Merge --dataset … with -p DATASET …, fill in what both leave open, and make paths absolute, or UsageError.
+
+    A path that was typed is relative to where it was typed; the default run directory is relative to the project.
+    """
+    typed = {name: value for name in OPTION_PARAMETERS if (value := getattr(options, name.lower())) is not None}
+    for name in typed.keys() & given.keys():
+        raise UsageError(f"{name} is given twice: by --{name.lower().replace('_', '-')} and by -p")
+    merged = {**given, **typed}
+    dataset = merged.setdefault("DATASET", "demo")
+    check_layout_name(dataset)
+    profile = merged.setdefault("PROFILE", "demo" if dataset == "demo" else "full")
+    if profile not in PROFILES:
+        raise UsageError(f"--profile: {profile!r} is not one of {', '.join(PROFILES)}")
+    if merged.get("DATA_DIR"):
+        merged["DATA_DIR"] = str(Path(merged["DATA_DIR"]).expanduser().resolve())
+    elif dataset != "demo":
+        raise UsageError(f"--dataset {dataset} needs --data-dir, the folder that holds it")
+    if "WEIGHTS" in merged:
+        merged["WEIGHTS"] = ",".join(backbone + path for backbone, path in weight_files(merged["WEIGHTS"]))
+    default = project_root() / Path(os.environ.get("MAMMO_RUN_DIR") or f"runs/{dataset}").expanduser()
+    merged["RUN_DIR"] = str(Path(merged.get("RUN_DIR") or default).expanduser().resolve())
+    return merged
+
+
+def weight_files(weights: str) -> list[tuple[str, str]]:
+    """Split WEIGHTS into ("backbone=" or "", path) pairs, a file that is there as an absolute path."""
+    pairs = []
+    for part in weights.split(","):
+        backbone, equals, path = part.rpartition("=")
+        here = Path(path).expanduser()
+        pairs.append((backbone + equals, str(here.resolve()) if path and here.is_file() else path))
+    return pairs
+
+
+def all_parameters(stages: Iterable[Stage]) -> dict[str, Any]:
+    """Return {NAME: value} over the notebooks, as they are run."""
+    return {name: value for stage in stages for name, value in {**stage.defaults, **stage.parameters}.items()}

@@ -1,0 +1,158 @@
+"""What decides whether a stage is run again, and `run.json`, which says what was run. No TensorFlow here."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.parameters import WEIGHTS_WORDS, Stage, all_parameters, weight_files
+from shared import __version__
+from shared.run import DataError, Settings, UsageError, project_root, read_json, write_json
+
+RECORD_FILE = "run.json"
+PACKAGES = (
+    "tensorflow", "keras", "numpy", "pandas", "scipy", "scikit-learn", "opencv-python-headless", "pillow", "pydicom",
+    "matplotlib", "joblib", "papermill", "nbconvert", "ipykernel", "jupyterlab",
+)  # fmt: skip
+
+
+def find_basis(settings: Settings, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Collect what all stages depend on: data, second data set, sources of the packages, weights, versions.
+
+    Raises:
+        DataError, UsageError: a folder or a weights file that is not there.
+    """
+    external, folder = parameters.get("EXTERNAL_DATASET"), parameters.get("EXTERNAL_DATA_DIR") or ""
+    if external and not (folder and Path(folder).is_dir()):
+        raise UsageError(f"EXTERNAL_DATASET {external!r} needs EXTERNAL_DATA_DIR, an existing folder, not {folder!r}")
+    installed = {package.name.lower(): package.version for package in importlib.metadata.distributions()}
+    return {
+        "dataset": describe_dataset(settings),
+        "external": hash_folder(Path(folder))[0] if external else "",
+        "sources": hash_sources(),
+        "weights": [stamp(path) for _, path in weight_files(settings.weights) if path not in WEIGHTS_WORDS],
+        "packages": {name: installed.get(name) for name in PACKAGES},
+    }
+
+
+def describe_dataset(settings: Settings) -> dict[str, Any]:
+    """Describe the data set by its files; the demo follows from the package. Raises DataError for a missing folder."""
+    folder, fact = settings.data_dir, {"name": settings.dataset, "data_dir": None, "files": None, "bytes": None}
+    if folder is None:
+        return {**fact, "fingerprint": "generated"}
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such directory; --data-dir is the folder that holds the data set")
+    digest, files, size = hash_folder(folder, without=settings.run_dir)
+    return {**fact, "data_dir": folder.as_posix(), "files": files, "bytes": size, "fingerprint": digest}
+
+
+def hash_folder(folder: Path, *, without: Path | None = None) -> tuple[str, int, int]:
+    """Hash the paths, sizes and times of change of all files below a folder: (SHA-256, files, bytes).
+
+    Links to folders are followed, but no folder is entered twice; `without` and what is below it do not count.
+    """
+    digest, files, size, seen = hashlib.sha256(), 0, 0, {str(without)}
+    for here, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        folders[:] = [] if real in seen else sorted(folders)
+        for path in [] if real in seen else [os.path.join(here, name) for name in sorted(names)]:
+            if os.path.isfile(path):
+                stat = os.stat(path)
+                digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
+                files, size = files + 1, size + stat.st_size
+        seen.add(real)
+    return digest.hexdigest(), files, size
+
+
+def hash_sources() -> str:
+    """Hash the sources that notebooks call: the packages `shared` and `phantoms`."""
+    digest, root = hashlib.sha256(), project_root()
+    for path in sorted([*(root / "shared").rglob("*"), *(root / "phantoms").rglob("*")]):
+        if path.is_file() and "__pycache__" not in path.parts:
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def stamp(path: str) -> list[Any]:
+    """Return path, size and time of change of a weights file; raises UsageError where it is not there."""
+    for candidate in (Path(path), project_root() / path):
+        if candidate.is_file():
+            return [candidate.as_posix(), candidate.stat().st_size, candidate.stat().st_mtime_ns]
+    raise UsageError(f"--weights: no file {path!r}; give a Keras weights file, or imagenet, demo or none")
+
+
+def stage_key(stage: Stage, basis: dict[str, Any], record: dict[str, Any]) -> str:
+    """Return the SHA-256 of all that decides whether a stage's results still hold.
+
+    Notebook code, parameters, `find_basis`, and the keys of the earlier stages that are done: what they left behind
+    is this stage's input.
+    """
+    stages = sorted(record["stages"].items())
+    earlier = [(name, entry["key"]) for name, entry in stages if name < stage.name and entry["status"] == "done"]
+    parameters = {name: value for name, value in stage.parameters.items() if name != "RUN_DIR"}
+    content = json.dumps([stage.code, parameters, basis, earlier], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def is_done(stage: Stage, basis: dict[str, Any], record: dict[str, Any], run_dir: Path) -> bool:
+    """Tell whether a stage was done as it would be now, and what it made is there."""
+    entry = record["stages"].get(stage.name, {"status": "new"})
+    if entry["status"] != "done" or entry["key"] != stage_key(stage, basis, record):
+        return False
+    return all((run_dir / output).is_file() for output in entry["outputs"])
+
+
+def open_record(settings: Settings, stages: list[Stage], basis: dict[str, Any]) -> dict[str, Any]:
+    """Start the record of this run from the one that is there; raises UsageError where that is on another data set."""
+    dataset, path = basis["dataset"], settings.run_dir / RECORD_FILE
+    before = read_json(path) if path.exists() else {}
+    name = before.get("dataset", {}).get("name", dataset["name"])
+    if name != dataset["name"]:
+        raise UsageError(f"{settings.run_dir}: holds a run on {name!r}; give another --run-dir for {dataset['name']!r}")
+    return {
+        "status": "running",
+        "started": now(),
+        "finished": None,
+        "version": __version__,
+        "parameters": all_parameters(stages),
+        "settings": settings.as_dict(),
+        "seeds": {"SEED": settings.seed, "SEEDS": list(settings.seeds)},
+        "dataset": dataset,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "packages": basis["packages"],
+        "git": git_state(),
+        "peak_memory_mb": None,
+        "seconds": None,
+        "stages": before.get("stages", {}),
+    }
+
+
+def save_record(record: dict[str, Any], run_dir: Path) -> None:
+    """Write `run.json`, with the sum of the stages' seconds and the largest of their peaks."""
+    record["stages"] = dict(sorted(record["stages"].items()))
+    stages = record["stages"].values()
+    record["seconds"] = round(sum(entry.get("seconds") or 0 for entry in stages), 2)
+    record["peak_memory_mb"] = max((entry.get("peak_memory_mb") or 0 for entry in stages), default=0)
+    write_json(run_dir / RECORD_FILE, record)
+
+
+def git_state() -> dict[str, Any] | None:
+    """Return {"commit": hash, "dirty": bool} of the project, or None outside a git clone."""
+    command = ["git", "-C", str(project_root()), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": found.removesuffix("-dirty"), "dirty": found.endswith("-dirty")}
+
+
+def now() -> str:
+    """Return the time in UTC, as run.json has it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
