@@ -11,15 +11,19 @@ better than they would suit real films; for those take ImageNet weights.
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from joblib import Parallel, delayed
+from numpy.random import Generator
 
-from phantoms.phantom import random_fields
-from shared.run import files
+from phantoms.films import random_fields, sigmoid
+from phantoms.writing import load_tensorflow
 
 SIDE = 64  # smaller than the demo's images: the network is convolutional, and this costs less than half
+ZOOM = 5  # dots are drawn this much larger and averaged down
+UNSEEN = 2000  # textures that are not trained on
 WEIGHTS_FILE = Path(__file__).parents[1] / "shared/models/weights/mobilenetv2_0.35_demo.weights.h5"
 TARGETS = (
     "blob", "edge_softness", "lobes", "lobe_depth", "elongation", "rays", "ray_length", "loose_lines",
@@ -27,51 +31,38 @@ TARGETS = (
 )  # fmt: skip
 
 
-# ------------------------------------------------------------------ textures
-def draw_texture(rng):
-    """Draw one abstract texture and the numbers it was drawn from.
-
-    Args:
-        rng: numpy Generator.
-    Returns:
-        image uint8 (64, 64), stretched between its 1st and 99th percentile; targets float32 (len(TARGETS),), 0 ... 1,
-        0 where a part is absent.
-    """
+def draw_texture(rng: Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return one texture, uint8 (64, 64), and the numbers behind it, float32 (len(TARGETS),), 0 for absent parts."""
     truth = dict.fromkeys(TARGETS, 0.0)
     y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) - (SIDE - 1) / 2
     y, x = y - rng.normal(0, 3), x - rng.normal(0, 3)
-    image = _draw_ground(rng)
+    image = draw_ground(rng)
     kind = rng.choice(["blob", "dots", "both", "none"], p=[0.50, 0.42, 0.05, 0.03])
     if kind in ("blob", "both"):
-        image += _draw_blob(rng, truth, y, x)
+        image += draw_blob(rng, truth, y, x)
     if kind in ("dots", "both"):
-        image += _draw_dots(rng, truth, y, x)
+        image += draw_dots(rng, truth, y, x)
     if rng.random() < 0.15:  # a dark outside
         turn, offset = rng.uniform(0, 2 * np.pi), rng.uniform(18, 34)
-        image -= rng.uniform(1, 3) * _sigmoid(x * np.cos(turn) + y * np.sin(turn) - offset)
+        image -= rng.uniform(1, 3) * sigmoid(x * np.cos(turn) + y * np.sin(turn) - offset)
     image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.9))
-    image += rng.uniform(0.02, 0.10) * rng.standard_normal(image.shape, dtype=np.float32)
+    image = image + rng.uniform(0.02, 0.10) * rng.standard_normal(image.shape, dtype=np.float32)
     low, high = np.percentile(image, (1, 99))
-    return (np.clip((image - low) / (high - low), 0, 1) * 255).astype(np.uint8), np.array(
-        list(truth.values()), np.float32
-    )
+    stretched = (np.clip((image - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    return stretched, np.array(list(truth.values()), np.float32)
 
 
-def _sigmoid(value):
-    return 0.5 * (1 + np.tanh(0.5 * value))
-
-
-def _draw_ground(rng):
-    """Power-law noise crossed by curved strands; standard deviation about 0.4."""
+def draw_ground(rng: Generator) -> np.ndarray:
+    """Draw power-law noise crossed by curved strands, float32 (64, 64); standard deviation about 0.4."""
     slope, density = rng.uniform(2.0, 3.6), rng.uniform(0, 1)
     noise, patches = random_fields(rng, (SIDE, SIDE), beta=round(slope, 1))
     ways, finer = random_fields(rng, (SIDE, SIDE), beta=1.0, low=0.02, high=float(rng.choice([0.04, 0.07, 0.12])))
     strands = np.exp(-((4.5 * ways) ** 2)) + np.exp(-((4.5 * finer) ** 2))
-    return (0.32 * noise + 0.4 * density * strands * _sigmoid(1.5 * patches)).astype(np.float32)
+    return (0.32 * noise + 0.4 * density * strands * sigmoid(1.5 * patches)).astype(np.float32)
 
 
-def _draw_blob(rng, truth, y, x):
-    """A bright blob with a known edge, outline and rays."""
+def draw_blob(rng: Generator, truth: dict[str, float], y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Draw a bright blob with a known edge, outline and rays, and note the numbers in `truth`."""
     radius, turn = rng.uniform(11, 22), rng.uniform(0, 2 * np.pi)
     angle, distance = np.arctan2(y, x) + turn, np.hypot(y, x)
     softness, stretch, depth = rng.uniform(0, 1) ** 1.3, rng.uniform(0, 1), rng.uniform(0, 1) * (rng.random() < 0.75)
@@ -79,60 +70,55 @@ def _draw_blob(rng, truth, y, x):
     outline = 1 / np.sqrt(np.cos(angle) ** 2 * ratio + np.sin(angle) ** 2 / ratio)
     lobes = int(rng.integers(3, 16))
     for order in (lobes, lobes + 1, max(lobes - 1, 2)):
-        outline = outline + depth * 0.30 / np.sqrt(lobes) * rng.uniform(0.3, 1) * np.cos(
-            order * angle + rng.uniform(0, 6.3)
-        )
+        wave = depth * 0.30 / np.sqrt(lobes) * rng.uniform(0.3, 1)
+        outline = outline + wave * np.cos(order * angle + rng.uniform(0, 6.3))
     relative = distance / (radius * np.maximum(outline, 0.3))
     width = 0.02 + 0.33 * softness
-    hidden = 1 + (rng.random() < 0.25) * 5 * _sigmoid(4 * np.cos(angle - rng.uniform(0, 6.3)))
-    body = _sigmoid((1 - relative) / (width * hidden)) * (0.65 + 0.35 * np.sqrt(np.clip(1 - relative**2, 0, 1)))
+    hidden = 1 + (rng.random() < 0.25) * 5 * sigmoid(4 * np.cos(angle - rng.uniform(0, 6.3)))
+    body = sigmoid((1 - relative) / (width * hidden)) * (0.65 + 0.35 * np.sqrt(np.clip(1 - relative**2, 0, 1)))
     count = int(rng.integers(6, 36)) if rng.random() < 0.5 else 0
     length, loose = rng.uniform(0, 1), int(rng.integers(0, 6))
     lines = np.zeros_like(x)
-    for _ in range(count):
-        end = 1.05 + (0.15 + 0.9 * length) * rng.gamma(3.0, 0.33)
-        lines += _draw_line(rng, y, x, radius, offset=rng.normal(0, 0.1), start=rng.uniform(0.3, 0.7), end=end)
-    for _ in range(loose):
-        start = rng.uniform(-1.8, 0.3)
-        lines += _draw_line(
-            rng, y, x, radius, offset=rng.uniform(-1.4, 1.4), start=start, end=start + rng.uniform(0.6, 2)
-        )
+    for line in range(count + loose):
+        if line < count:  # leaves the blob
+            end = 1.05 + (0.15 + 0.9 * length) * rng.gamma(3.0, 0.33)
+            offset, start = rng.normal(0, 0.1), rng.uniform(0.3, 0.7)
+        else:  # passes by
+            start = rng.uniform(-1.8, 0.3)
+            offset, end = rng.uniform(-1.4, 1.4), start + rng.uniform(0.6, 2)
+        turn, bend, thick = rng.uniform(0, 2 * np.pi), rng.normal(0, 0.10) / radius, rng.uniform(0.6, 1.4)
+        along = (x * np.cos(turn) + y * np.sin(turn)) / radius
+        across = y * np.cos(turn) - x * np.sin(turn) - offset * radius - bend * (along * radius) ** 2
+        taper = sigmoid((along - start) * 12) * sigmoid((end - along) * 8)
+        lines += rng.uniform(0.2, 0.65) * taper * np.exp(-((across / thick) ** 2))
     truth |= {"blob": 1.0, "edge_softness": softness, "lobes": depth and lobes / 15, "lobe_depth": depth}
     truth |= {"elongation": stretch, "rays": count / 35, "ray_length": length * (count > 0), "loose_lines": loose / 5}
     return (rng.uniform(1.0, 3.0) * (body + np.minimum(lines, 1.0))).astype(np.float32)
 
 
-def _draw_line(rng, y, x, radius, *, offset, start, end):
-    turn, bend, width = rng.uniform(0, 2 * np.pi), rng.normal(0, 0.10) / radius, rng.uniform(0.6, 1.4)
-    along = (x * np.cos(turn) + y * np.sin(turn)) / radius
-    across = y * np.cos(turn) - x * np.sin(turn) - offset * radius - bend * (along * radius) ** 2
-    return (
-        rng.uniform(0.2, 0.65)
-        * _sigmoid((along - start) * 12)
-        * _sigmoid((end - along) * 8)
-        * np.exp(-((across / width) ** 2))
-    )
-
-
-ZOOM = 5  # dots are drawn this much larger and averaged down
-
-
-def _draw_dots(rng, truth, y, x):
-    """A cluster of bright dots of known number, size, likeness, stretch and arrangement."""
+def draw_dots(rng: Generator, truth: dict[str, float], y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Draw bright dots of known number, size, likeness, stretch and arrangement, and note the numbers in `truth`."""
     count, size = int(rng.integers(3, 36)), rng.uniform(0, 1)
     unlike, stretch, hollow = rng.uniform(0, 1), rng.uniform(0, 1) * (rng.random() < 0.5), float(rng.random() < 0.2)
     cluster_stretch, spread, turn = rng.uniform(0, 1), rng.uniform(0, 1), rng.uniform(0, 2 * np.pi)
     places = rng.normal(0, 1, (count, 2)) if rng.random() < 0.5 else rng.uniform(-1.7, 1.7, (count, 2))
-    places = places * (3 + 9 * spread) * np.array([1, 1 - 0.85 * cluster_stretch])
-    places = places @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-    places = (places - (x[0, 0], y[0, 0]) + 0.5) * ZOOM
+    places = rotate(places * (3 + 9 * spread) * np.array([1, 1 - 0.85 * cluster_stretch]), turn)
     canvas = np.zeros((SIDE * ZOOM,) * 2, np.uint8)
-    for place in places:
+    for place in (places - (x[0, 0], y[0, 0]) + 0.5) * ZOOM:
         if hollow:
             reach = ZOOM * (1.8 + 2.0 * size) * np.exp(0.3 * unlike * rng.normal())
             cv2.circle(canvas, place.astype(int).tolist(), int(reach), 220, int(ZOOM * 1.1), cv2.LINE_AA)
-        else:
-            _draw_dot(rng, canvas, place, size, unlike, stretch)
+            continue
+        # round where dots are alike, angular and of any size and brightness where they are not
+        corners = 12 if unlike < 0.3 else int(rng.integers(3, 8))
+        turns = np.linspace(0, 2 * np.pi, corners, endpoint=False)
+        if unlike >= 0.3:
+            turns = np.sort(rng.uniform(0, 2 * np.pi, corners))
+        away = ZOOM * (0.7 + 1.5 * size) * np.exp(0.65 * unlike * rng.normal())
+        away = away * rng.uniform(1 - 0.6 * unlike, 1, corners)
+        points = np.stack([np.cos(turns) * (1 + 3 * stretch), np.sin(turns) / (1 + 0.6 * stretch)], 1) * away[:, None]
+        points = rotate(points, rng.uniform(0, 2 * np.pi)) + place
+        cv2.fillPoly(canvas, [points.round().astype(np.int32)], 255 - 140 * unlike * rng.random(), cv2.LINE_AA)
     dots = cv2.resize(canvas, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     truth |= {"dots": 1.0, "dot_count": count / 35, "dot_size": size, "dot_unlikeness": unlike * (1 - hollow),
               "dot_stretch": stretch * (1 - hollow), "dot_hollow": hollow, "cluster_stretch": cluster_stretch,
@@ -140,128 +126,85 @@ def _draw_dots(rng, truth, y, x):
     return rng.uniform(1.5, 5.0) * dots
 
 
-def _draw_dot(rng, canvas, place, size, unlike, stretch):
-    """A polygon: round where dots are alike, angular and of any size and brightness where they are not."""
-    corners = 12 if unlike < 0.3 else int(rng.integers(3, 8))
-    turns = (
-        np.sort(rng.uniform(0, 2 * np.pi, corners))
-        if unlike >= 0.3
-        else np.linspace(0, 2 * np.pi, corners, endpoint=False)
-    )
-    reach = ZOOM * (0.7 + 1.5 * size) * np.exp(0.65 * unlike * rng.normal()) * rng.uniform(1 - 0.6 * unlike, 1, corners)
-    points = np.stack([np.cos(turns) * (1 + 3 * stretch), np.sin(turns) / (1 + 0.6 * stretch)], 1) * reach[:, None]
-    turn = rng.uniform(0, 2 * np.pi)
-    points = points @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) + place
-    bright = 255 - 140 * unlike * rng.random()
-    cv2.fillPoly(canvas, [points.round().astype(np.int32)], bright, cv2.LINE_AA)
+def rotate(points: np.ndarray, turn: float) -> np.ndarray:
+    """Turn points (n, 2) by an angle in radians."""
+    return points @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
 
 
-def draw_textures(count, *, seed, n_jobs=-1):
+def draw_textures(count: int, *, seed: int, n_jobs: int = -1) -> tuple[np.ndarray, np.ndarray]:
     """Draw `count` textures in parallel: images uint8 (count, 64, 64), targets float32 (count, len(TARGETS))."""
 
-    def draw(block):
+    def draw(block: np.ndarray) -> tuple[np.ndarray, ...]:
         cv2.setNumThreads(1)
         pairs = [draw_texture(np.random.default_rng((seed, index))) for index in block]
-        return np.stack([image for image, _ in pairs]), np.stack([truth for _, truth in pairs])
+        return tuple(np.stack(column) for column in zip(*pairs, strict=True))
 
     blocks = np.array_split(np.arange(count), max(count // 250, 1))
-    drawn = Parallel(n_jobs=n_jobs)(delayed(draw)(block) for block in blocks)
-    return np.concatenate([images for images, _ in drawn]), np.concatenate([truth for _, truth in drawn])
+    images, truth = zip(*Parallel(n_jobs=n_jobs)(delayed(draw)(block) for block in blocks), strict=True)
+    return np.concatenate(images), np.concatenate(truth)
 
 
-# ------------------------------------------------------------------ training
-def train(out=WEIGHTS_FILE, *, textures=40_000, epochs=10, batch_size=64, seed=0, n_jobs=-1):
-    """Train the backbone on textures and save it; return the scores on 2,000 textures that it has not seen.
-
-    Args:
-        out: the Keras `.weights.h5` file to write; `MobileNetV2(alpha=0.35, include_top=False, weights=out,
-            input_shape=(96, 96, 3))` reads it. Values are rounded to float16, so that the file compresses.
-        textures: int, how many are drawn for training.
-        epochs, batch_size: int.
-        seed: int.
-        n_jobs: int, processes that draw.
-    Returns:
-        dict {target: R^2}: share of the variance explained.
-    """
-    from shared.models.backend import keras, tf
-
-    keras.utils.set_random_seed(seed)
-    start = time.time()
-    images, truth = draw_textures(textures + 2000, seed=seed, n_jobs=n_jobs)
-    print(f"{len(images)} textures drawn in {time.time() - start:.0f} s", flush=True)
+def build_model(keras: Any) -> tuple[Any, Any]:
+    """Return (backbone, model): the model predicts the targets from three blocks, so that all of them learn."""
     backbone = keras.applications.MobileNetV2(alpha=0.35, include_top=False, weights=None, input_shape=(SIDE, SIDE, 3))
     for layer in backbone.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.98  # 0.999 would lag behind in so few steps
-    model = _attach_heads(backbone)
+    blocks = [backbone.get_layer(name).output for name in ("block_6_expand_relu", "block_13_expand_relu", "out_relu")]
+    entry = keras.Input((SIDE, SIDE, 1))
+    scaled = keras.layers.Concatenate()([keras.layers.Rescaling(1 / 127.5, offset=-1)(entry)] * 3)
+    features = keras.Model(backbone.input, blocks)(scaled)
+    pooled = keras.layers.Concatenate()([keras.layers.GlobalAveragePooling2D()(feature) for feature in features])
+    return backbone, keras.Model(entry, keras.layers.Dense(len(TARGETS), activation="sigmoid")(pooled))
 
-    def spread(batch, target):  # all eight flips and rotations: no target depends on the direction
+
+def train(
+    out: Path = WEIGHTS_FILE, *, textures: int = 40_000, epochs: int = 10, batch_size: int = 64, seed: int = 0
+) -> dict[str, float]:
+    """Train the backbone on textures and save it.
+
+    Args:
+        out: the Keras `.weights.h5` file to write; `MobileNetV2(alpha=0.35, include_top=False, weights=out,
+            input_shape=(96, 96, 3))` reads it. Values are rounded to float16, so that the file compresses.
+        textures: how many are drawn for training; another 2,000 test.
+        epochs, batch_size, seed: of the training.
+    Returns:
+        {target: R^2}, the share of the variance explained on unseen textures.
+    """
+    tf = load_tensorflow()
+    tf.keras.utils.set_random_seed(seed)
+    start = time.time()
+    images, truth = draw_textures(textures + UNSEEN, seed=seed)
+    print(f"{len(images)} textures drawn in {time.time() - start:.0f} s", flush=True)
+    backbone, model = build_model(tf.keras)
+
+    def orient(batch: Any, target: Any) -> tuple[Any, Any]:  # no target depends on the direction
         batch = tf.cast(batch, tf.float32)[..., None]
         batch = tf.image.rot90(tf.image.random_flip_left_right(batch), tf.random.uniform([], 0, 4, tf.int32))
         return tf.ensure_shape(batch, (None, SIDE, SIDE, 1)), target
 
-    data = tf.data.Dataset.from_tensor_slices((images[2000:], truth[2000:]))
-    data = data.shuffle(8192, seed=seed).batch(batch_size, drop_remainder=True).map(spread).prefetch(2)
+    data = tf.data.Dataset.from_tensor_slices((images[UNSEEN:], truth[UNSEEN:]))
+    data = data.shuffle(8192, seed=seed).batch(batch_size, drop_remainder=True).map(orient).prefetch(2)
     steps = epochs * (textures // batch_size)
-    rate = keras.optimizers.schedules.CosineDecay(1e-4, steps, alpha=0.01, warmup_target=3e-3, warmup_steps=steps // 20)
-    model.compile(keras.optimizers.Adam(rate), "binary_crossentropy")
-    unseen = images[:2000, ..., None].astype(np.float32), truth[:2000]
-    report = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: _report(model, unseen, out, backbone, epoch, start)
-    )
-    model.fit(data, epochs=epochs, verbose=0, callbacks=[report])
-    return _scores(model, unseen)
-
-
-def _attach_heads(backbone):
-    """Predict the targets from the last and from two middle blocks, so that these learn useful features too."""
-    from shared.models.backend import keras
-
-    entry = keras.Input((SIDE, SIDE, 1))
-    scaled = keras.layers.Concatenate()([keras.layers.Rescaling(1 / 127.5, offset=-1)(entry)] * 3)
-    taps = [backbone.get_layer(name).output for name in ("block_6_expand_relu", "block_13_expand_relu", "out_relu")]
-    features = keras.Model(backbone.input, taps)(scaled)
-    pooled = keras.layers.Concatenate()([keras.layers.GlobalAveragePooling2D()(feature) for feature in features])
-    return keras.Model(entry, keras.layers.Dense(len(TARGETS), activation="sigmoid")(pooled))
-
-
-def _scores(model, unseen):
-    predicted = model.predict(unseen[0], batch_size=200, verbose=0)
-    residual = ((predicted - unseen[1]) ** 2).mean(0) / unseen[1].var(0)
+    decay = tf.keras.optimizers.schedules.CosineDecay
+    rate = decay(1e-4, steps, alpha=0.01, warmup_target=3e-3, warmup_steps=steps // 20)
+    model.compile(tf.keras.optimizers.Adam(rate), "binary_crossentropy")
+    model.fit(data, epochs=epochs, verbose=2)
+    backbone.set_weights([weight.astype(np.float16).astype(np.float32) for weight in backbone.get_weights()])
+    backbone.save_weights(out)
+    predicted = model.predict(images[:UNSEEN, ..., None].astype(np.float32), batch_size=200, verbose=0)
+    residual = ((predicted - truth[:UNSEEN]) ** 2).mean(0) / truth[:UNSEEN].var(0)
     return {name: round(float(1 - value), 3) for name, value in zip(TARGETS, residual, strict=True)}
 
 
-def _report(model, unseen, out, backbone, epoch, start):
-    scores = _scores(model, unseen)
-    save_backbone(backbone, out)
-    print(
-        f"epoch {epoch + 1}: {time.time() - start:.0f} s, mean R^2 {np.mean(list(scores.values())):.3f} {scores}",
-        flush=True,
-    )
-
-
-def save_backbone(backbone, out):
-    """Save the backbone's weights, rounded to float16 precision, as one compressed Keras `.weights.h5`."""
-    from shared.models.backend import keras
-
-    copy = keras.models.clone_model(backbone)
-    copy.set_weights([weight.astype(np.float16).astype(np.float32) for weight in backbone.get_weights()])
-    with files.atomic_write(out) as temporary:
-        copy.save_weights(temporary)
-
-
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, train, and print the scores."""
-    parser = argparse.ArgumentParser(
-        prog="python -m phantoms.pretraining", description="Train the demo backbone on textures."
-    )
+    parser = argparse.ArgumentParser(prog="python -m phantoms.pretraining", description="Train the demo backbone.")
     parser.add_argument("--out", type=Path, default=WEIGHTS_FILE, help="file to write, NAME.weights.h5")
-    parser.add_argument("--textures", type=int, default=40_000)
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    scores = train(options.out, textures=options.textures, epochs=options.epochs, seed=options.seed)
-    print("R^2 on unseen textures:", scores)
+    for name, value in (("textures", 40_000), ("epochs", 10), ("seed", 0)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    scores = train(**vars(parser.parse_args(arguments)))
+    print(f"R^2 on unseen textures, mean {np.mean(list(scores.values())):.3f}:", scores)
 
 
 if __name__ == "__main__":

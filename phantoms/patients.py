@@ -1,0 +1,203 @@
+"""Plan phantom patients: breast density, lesions, descriptors, the reader's opinion. Nothing is made from real images.
+
+Each patient has random streams of her own, so that the order and the number of processes change nothing. Descriptors
+follow the BI-RADS words of CBIS-DDSM, and how often a word is seen in benign and in malignant lesions is near what the
+case files of CBIS-DDSM show (Lee et al., Sci Data 2017;4:170177): round and circumscribed mostly benign, irregular and
+spiculated mostly malignant, with overlap.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+
+MASS, CALC = "mass", "calcification"
+TRAIN, TEST = "train", "test"
+VIEWS = ("CC", "MLO")
+
+# P(word | benign), P(word | malignant)
+MASS_SHAPES = {"ROUND": (0.19, 0.12), "OVAL": (0.37, 0.19), "LOBULATED": (0.28, 0.23), "IRREGULAR": (0.16, 0.46)}
+MASS_MARGINS = {
+    "CIRCUMSCRIBED": (0.49, 0.05), "OBSCURED": (0.24, 0.08), "ILL_DEFINED": (0.16, 0.22),
+    "MICROLOBULATED": (0.07, 0.14), "SPICULATED": (0.04, 0.51),
+}  # fmt: skip
+CALC_TYPES = {
+    "PUNCTATE": (0.20, 0.06), "ROUND_AND_REGULAR": (0.22, 0.03), "LUCENT_CENTER": (0.22, 0.01),
+    "COARSE": (0.07, 0.01), "VASCULAR": (0.08, 0.01), "AMORPHOUS": (0.08, 0.14),
+    "PLEOMORPHIC": (0.11, 0.42), "FINE_LINEAR_BRANCHING": (0.02, 0.32),
+}  # fmt: skip
+CALC_DISTRIBUTIONS = {
+    "CLUSTERED": (0.61, 0.50), "REGIONAL": (0.16, 0.06), "DIFFUSELY_SCATTERED": (0.12, 0.03),
+    "SEGMENTAL": (0.07, 0.20), "LINEAR": (0.04, 0.21),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """How one hospital takes and digitises its films, and whom it sees."""
+
+    first_patient: int  # the first patient's number
+    prevalence: dict[tuple[str, str], float]  # (kind, official split) -> share of malignant lesions
+    gamma: tuple[float, float]  # film curve, lowest and highest
+    grain: tuple[float, float]  # standard deviation of the grain, share of full scale
+    blur: float  # standard deviation of the screen's blur, px
+    base: float  # brightness of the bare film
+    burn_in: float  # share of films with a label burnt in
+    film_edge: float  # share of films with a bright edge
+    label: str  # how a label reads
+
+
+ACQUISITIONS = {
+    "A": Acquisition(
+        first_patient=1,
+        prevalence={(MASS, TRAIN): 0.50, (MASS, TEST): 0.40, (CALC, TRAIN): 0.40, (CALC, TEST): 0.40},
+        gamma=(0.85, 1.15), grain=(0.004, 0.010), blur=0.45, base=0.03, burn_in=0.6, film_edge=0.2,
+        label="{side} {view}",
+    ),
+    "B": Acquisition(
+        first_patient=10001,
+        prevalence={(MASS, TRAIN): 0.30, (MASS, TEST): 0.30, (CALC, TRAIN): 0.25, (CALC, TEST): 0.25},
+        gamma=(1.25, 1.60), grain=(0.012, 0.022), blur=0.80, base=0.08, burn_in=0.95, film_edge=0.5,
+        label="{view} {side}   H-B",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One finding; its views share all of this."""
+
+    kind: str  # mass or calcification
+    side: str
+    number: int  # abnormality id within patient, kind and side
+    malignant: bool
+    pathology: str
+    shape: str  # mass shape or calc type, as drawn
+    margins: str  # mass margins or calc distribution, as drawn
+    shape_words: str  # the same as the reader wrote them down
+    margins_words: str
+    diameter: float  # px in the full mammogram, of the disc of the same area
+    contrast: float  # brightness added at its middle, share of full scale
+    edge: float  # 0 sharpest ... 1 softest margin of its kind
+    assessment: int  # BI-RADS
+    subtlety: int
+    log_odds: float  # log P(words | malignant) / P(words | benign)
+    oracle_score: float  # P(malignant | shape, margins) at the prevalence of its kind and official split
+    place: tuple[float, float]  # distance from the nipple (share of the breast's depth) and direction (-1 ... 1)
+    seed: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One woman: what is drawn, and in which official split each kind of finding lies."""
+
+    number: int
+    patient_id: str
+    density: int  # BI-RADS density 1 ... 4
+    split: dict[str, str]  # kind -> train or test
+    lesions: tuple[Lesion, ...]
+    seed: tuple[int, ...]
+    acquisition: str
+
+    def sides(self) -> tuple[str, ...]:
+        """Return the sides with a finding."""
+        return tuple(side for side in ("LEFT", "RIGHT") if any(lesion.side == side for lesion in self.lesions))
+
+
+TEST_SHARE = 0.30  # more than in CBIS-DDSM (0.20), for narrower intervals on few patients
+BLOCK = 20  # lesions of one kind and split in which the share of malignant ones is exact
+
+
+def plan_patients(count: int, *, seed: int = 0, acquisition: str = "A") -> list[Patient]:
+    """Decide what each of `count` patients has; the first ones are the same whatever the count."""
+    planned = {(kind, split): 0 for kind in (MASS, CALC) for split in (TRAIN, TEST)}
+    return [plan_patient(index, int(seed), acquisition, planned) for index in range(count)]
+
+
+def plan_patient(index: int, seed: int, acquisition: str, planned: dict[tuple[str, str], int]) -> Patient:
+    """Decide what patient number `index` has; `planned` counts the lesions of each kind and split, and is updated."""
+    hospital = ACQUISITIONS[acquisition]
+    number = hospital.first_patient + index
+    key = (seed, sorted(ACQUISITIONS).index(acquisition), number)
+    rng = np.random.default_rng(key)
+    density = int(rng.choice([1, 2, 3, 4], p=[0.16, 0.37, 0.31, 0.16]))
+    in_both_splits = index % 50 == 7  # such patients exist in CBIS-DDSM once mass and calc are pooled
+    first, second = (TEST, TRAIN) if rng.random() < TEST_SHARE else (TRAIN, TEST)
+    split = {MASS: first, CALC: second if in_both_splits else first}
+    lesions: list[Lesion] = []
+    for kind, side, number_on_side in draw_findings(rng, in_both_splits, same_breast=index % 100 == 7):
+        group = (kind, split[kind])
+        malignant = is_malignant(seed, acquisition, group, planned[group])
+        planned[group] += 1
+        prevalence = hospital.prevalence[group]
+        lesions.append(plan_lesion(kind, side, number_on_side, malignant, prevalence, (*key, len(lesions) + 1)))
+    return Patient(number, f"P_{number:05d}", density, split, tuple(lesions), key, acquisition)
+
+
+def is_malignant(seed: int, acquisition: str, group: tuple[str, str], position: int) -> bool:
+    """Return the class of a group's lesion number `position`: random, with the exact share in each block."""
+    prevalence = ACQUISITIONS[acquisition].prevalence
+    block = np.arange(BLOCK) < round(BLOCK * prevalence[group])
+    key = (seed, sorted(ACQUISITIONS).index(acquisition), 0, sorted(prevalence).index(group), position // BLOCK)
+    return bool(np.random.default_rng(key).permutation(block)[position % BLOCK])
+
+
+def draw_findings(rng: Generator, in_both_splits: bool, same_breast: bool) -> list[tuple[str, str, int]]:
+    """Return [(kind, side, abnormality id)]; most patients have one finding."""
+    side = str(rng.choice(["LEFT", "RIGHT"]))
+    other = "RIGHT" if side == "LEFT" else "LEFT"
+    both_kinds = rng.random() < 0.08
+    kind = MASS if rng.random() < 0.54 else CALC
+    extra = rng.random()
+    if in_both_splits:
+        return [(MASS, side, 1), (CALC, side if same_breast else other, 1)]
+    if both_kinds:
+        return [(MASS, side, 1), (CALC, side, 1)]
+    second = [(kind, side, 2)] if extra < 0.09 else [(kind, other, 1)] if extra < 0.16 else []
+    return [(kind, side, 1), *second]
+
+
+def plan_lesion(kind: str, side: str, number: int, malignant: bool, prevalence: float, seed: tuple[int, ...]) -> Lesion:
+    """Draw the words, the look and the reader's opinion of one lesion."""
+    rng = np.random.default_rng(seed)
+    shapes, margins = (MASS_SHAPES, MASS_MARGINS) if kind == MASS else (CALC_TYPES, CALC_DISTRIBUTIONS)
+    shape, margin = draw_word(rng, shapes, malignant), draw_word(rng, margins, malignant)
+    chances = np.array([shapes[shape], margins[margin]])  # rows: words; columns: benign, malignant
+    log_odds = float(np.log(chances[:, 1] / chances[:, 0]).sum())
+    prior = np.log(prevalence / (1 - prevalence))
+    contrast = float(rng.uniform(0.15, 0.28) if kind == MASS else rng.uniform(0.32, 0.54))
+    without_callback = not malignant and rng.random() < (0.22 if log_odds > -1 else 0.40)
+    benign = "BENIGN_WITHOUT_CALLBACK" if without_callback else "BENIGN"
+    return Lesion(
+        kind=kind, side=side, number=number, malignant=malignant, pathology="MALIGNANT" if malignant else benign,
+        shape=shape, margins=margin,
+        shape_words=write_down(rng, shapes, shape), margins_words=write_down(rng, margins, margin),
+        diameter=float(np.clip(rng.lognormal(np.log(46), 0.26), 32, 76)), contrast=contrast, edge=float(rng.random()),
+        assessment=assess(rng, log_odds, without_callback),
+        subtlety=int(np.clip(round(3 + 2 * rng.normal(0.3, 0.6)), 1, 5)),
+        log_odds=log_odds, oracle_score=float(1 / (1 + np.exp(-(log_odds + prior)))),
+        place=(float(rng.uniform(0.25, 0.80)), float(rng.uniform(-0.75, 0.75))), seed=seed,
+    )  # fmt: skip
+
+
+def draw_word(rng: Generator, table: dict[str, tuple[float, float]], malignant: bool) -> str:
+    """Draw a descriptor as often as it is seen in the class."""
+    weights = np.array([pair[int(malignant)] for pair in table.values()])
+    return str(rng.choice(list(table), p=weights / weights.sum()))
+
+
+def write_down(rng: Generator, words: Iterable[str], word: str) -> str:
+    """Return what a reader wrote: mostly the word, sometimes another, two joined by '-', or nothing."""
+    other = str(rng.choice([item for item in words if item != word]))
+    return str(rng.choice([word, other, f"{word}-{other}", ""], p=[0.78, 0.12, 0.07, 0.03]))
+
+
+def assess(rng: Generator, log_odds: float, without_callback: bool) -> int:
+    """Return BI-RADS 0 ... 5 of a reader who sees the evidence through noise."""
+    draw, rare = log_odds + rng.normal(0, 1.6), rng.random()
+    if rare < 0.03:
+        return 0
+    if without_callback:
+        return 2 if rare < 0.9 else 3
+    return int(np.searchsorted([-3.0, -1.2, 2.2], draw)) + 2
