@@ -1,0 +1,173 @@
+"""Every row of the table is made the same way, and stays with its split."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from shared import data, evaluation
+from shared.data import load_manifest, save_manifest
+from shared.run import MANIFEST_COLUMNS, PREDICTION_COLUMNS, TABLE_COLUMNS, DataError, Settings, write_csv
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """120 patients of two images; brightness says a little, BI-RADS says more."""
+    generator = np.random.default_rng(0)
+    patients = np.repeat(np.arange(120), 2)
+    labels = generator.integers(0, 2, 120)[patients]
+    manifest = pd.DataFrame({"patient_id": [f"P{p}" for p in patients], "label": labels})
+    manifest["image_id"] = [f"I{i}" for i in range(240)]
+    manifest["split"] = np.select([patients < 60, patients < 80], ["train", "validation"], "test")
+    manifest["fold"] = np.where(patients < 80, patients % 5, -1)
+    manifest["side"], manifest["official_split"] = "LEFT", ""
+    manifest["birads"] = np.clip(labels + generator.integers(2, 5, 240), 2, 5).astype(str)
+    manifest["shape"] = np.where(labels == 1, "IRREGULAR", "OVAL-ROUND")
+    manifest.loc[::3, "shape"] = ""
+    manifest = manifest.reindex(columns=[*MANIFEST_COLUMNS], fill_value="")
+    statistics = pd.DataFrame({"mean": generator.normal(labels * 0.8, 1), "problem": "", "content": ""})
+    save_manifest(tmp_path, manifest)
+    images = np.zeros((240, 8, 8), np.uint8)
+    return data.Prepared(Settings(run_dir=tmp_path), manifest, images, None, statistics, ("benign", "malignant"))
+
+
+def scores_of(prepared, noise=1.0):
+    generator = np.random.default_rng(1)
+    return 1 / (1 + np.exp(-(prepared.labels * 2 - 1 + generator.normal(0, noise, len(prepared.labels)))))
+
+
+def test_importing_the_room_does_not_import_tensorflow():
+    code = "import sys, shared.evaluation; sys.exit(bool({'tensorflow', 'keras', 'pipeline'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+def test_row_and_files_agree(prepared):
+    result = evaluation.evaluate(prepared, "m", scores_of(prepared), weights="random", parameters=7, extra={"k": 1})
+    rows = evaluation.load_predictions(prepared.settings.run_dir, "m")
+    assert list(rows.columns) == list(PREDICTION_COLUMNS)
+    assert set(rows.split) == {"validation", "test"}  # a model's own training images are no result
+    test = rows[rows.split == "test"]
+    assert result["auc"] == pytest.approx(evaluation.auc(test.label, test.score), abs=1e-8)
+    assert (result["n_test"], result["n_patients"], result["k"]) == (80, 40, 1)
+    table = evaluation.load_table(prepared.settings.run_dir)
+    assert list(table.columns) == list(TABLE_COLUMNS)
+    assert table.auc[0] == pytest.approx(result["auc"])
+    assert result["auc_low"] < result["auc"] < result["auc_high"]
+    shown = evaluation.show_results([result, result | {"model": "n"}])
+    assert shown.index.tolist() == ["m", "n"]
+    assert shown["test AUC"].iloc[0].startswith(f"{result['auc']:.3f} [")
+
+
+def test_out_of_fold_scores_of_train_are_kept_where_asked(prepared):
+    prepared.manifest.loc[:3, "split"] = "excluded"
+    scores = scores_of(prepared)
+    evaluation.evaluate(prepared, "m", scores, splits=("train", "validation", "test"))
+    saved = evaluation.load_predictions(prepared.settings.run_dir, "m")
+    assert saved.split.value_counts().to_dict() == {"train": 116, "validation": 40, "test": 80}
+    assert saved.score.to_numpy() == pytest.approx(scores[4:])
+
+
+def test_the_threshold_never_sees_test(prepared):
+    scores = scores_of(prepared)
+    first = evaluation.evaluate(prepared, "m", scores)["threshold"]
+    scores[prepared.rows("test")] = 1 - scores[prepared.rows("test")]
+    assert evaluation.evaluate(prepared, "m", scores)["threshold"] == first
+    rows = prepared.rows("validation")
+    assert first == pytest.approx(evaluation.choose_threshold(prepared.labels[rows], scores[rows]), abs=1e-9)
+    assert evaluation.evaluate(prepared, "constant", np.full(240, 0.2))["threshold"] == 0.5
+
+
+def test_every_held_out_image_needs_a_score(prepared):
+    scores = scores_of(prepared)
+    scores[prepared.rows("test")[3]] = np.nan
+    with pytest.raises(ValueError, match="79 scores for 80 test images"):
+        evaluation.evaluate(prepared, "m", scores)
+    with pytest.raises(ValueError, match="probabilities"):
+        evaluation.evaluate(prepared, "m", scores_of(prepared) * 3)
+
+
+def test_baselines(prepared):
+    results = evaluation.score_baselines(prepared)
+    assert list(results) == ["majority", "mean_intensity", "birads", "descriptors"]
+    assert results["majority"]["auc"] == results["majority"]["case_auc"] == 0.5
+    assert {results["majority"]["sensitivity"], results["majority"]["specificity"]} == {0.0, 1.0}
+    assert 0.5 < results["mean_intensity"]["auc"] < results["birads"]["auc"] < results["descriptors"]["auc"]
+    assert results["descriptors"]["parameters"] == 4  # IRREGULAR, OVAL, ROUND and the constant
+    assert evaluation.choose_image_model(results) is None
+    better = {"cnn": {"val_auc": 0.6}, "both": {"val_auc": 0.9, "inputs": ["image", "birads"]}, "net": {"val_auc": 0.7}}
+    assert evaluation.choose_image_model(results | better) == "net"
+
+
+def test_baselines_leave_out_what_the_source_does_not_have(prepared):
+    prepared.manifest["birads"] = prepared.manifest["shape"] = ""
+    assert list(evaluation.score_baselines(prepared)) == ["majority", "mean_intensity"]
+
+
+def test_results_of_another_split_stay_out_of_the_table(prepared):
+    evaluation.evaluate(prepared, "old", scores_of(prepared))
+    prepared.manifest.loc[prepared.rows("train")[:4], "split"] = "excluded"
+    save_manifest(prepared.settings.run_dir, prepared.manifest)
+    evaluation.evaluate(prepared, "new", scores_of(prepared))
+    assert evaluation.load_table(prepared.settings.run_dir).model.tolist() == ["new"]
+    assert list(evaluation.load_results(prepared.settings.run_dir)) == ["new"]
+
+
+def test_unusable_predictions_are_refused(tmp_path):
+    write_csv(tmp_path / "results/predictions/m.csv", pd.DataFrame({"image_id": ["a"], "score": [0.5]}))
+    with pytest.raises(DataError, match="no column patient_id"):
+        evaluation.load_predictions(tmp_path, "m")
+    with pytest.raises(FileNotFoundError, match="run the notebook"):
+        evaluation.load_predictions(tmp_path, "absent")
+
+
+@pytest.fixture
+def two_hospitals(tmp_path):
+    """Settings of a prepared run, and two folders: one with the same pictures, one with other patients."""
+    folders = [tmp_path / name for name in "abc"]
+    for folder, seed in zip(folders, (1, 1, 2), strict=True):
+        data.provide_demo(folder, layout="mini-mias", patients=16, seed=seed)
+    settings = Settings(
+        run_dir=tmp_path / "run", dataset="mini-mias", data_dir=folders[0], image_size=32, n_folds=2, seeds=(0,)
+    )
+    data.prepare(settings)
+    return settings, *folders[1:]
+
+
+def rename_patients(settings):
+    manifest = load_manifest(settings.run_dir)
+    save_manifest(settings.run_dir, manifest.assign(patient_id="x" + manifest.patient_id))
+
+
+def test_external_validation_refuses_patients_and_pictures_of_the_first_data_set(two_hospitals):
+    settings, same, _ = two_hospitals
+    with pytest.raises(DataError, match="of its patients stand in the first data set"):
+        evaluation.validate_externally(settings, "mini-mias", same, {})
+    rename_patients(settings)
+    with pytest.raises(DataError, match="of its pictures stand in the first data set"):
+        evaluation.validate_externally(settings, "mini-mias", same, {})
+
+
+def test_external_validation_applies_saved_networks_unchanged(two_hospitals):
+    from shared import models
+
+    settings, _, other = two_hospitals
+    rename_patients(settings)
+    network = models.build("small_cnn", image_size=32)
+    models.save_model(network, settings.run_dir / "models/one.keras")
+    results = {
+        "one": {"model": "one", "threshold": 0.5},
+        "lost": {"model": "lost", "threshold": 0.5},
+    }
+    external, table = evaluation.validate_externally(settings, "mini-mias", other, results)
+    assert evaluation.has_files(results["one"], settings.run_dir)
+    assert table.model.tolist() == ["one"]
+    assert set(external.manifest.split) == {"test", "excluded"}  # what the reader itself leaves out stays out
+    scored = pd.read_csv(settings.run_dir / "results/external/mini-mias/one.csv")
+    rows = external.rows("test")
+    assert scored.score.to_numpy() == pytest.approx(models.predict(network, external.images, rows), abs=1e-6)
+    assert table.n.tolist() == [len(rows)]
+    assert table.auc[0] == pytest.approx(evaluation.auc(scored.label, scored.score), abs=1e-6)
+    assert replace(external.settings, dataset="mini-mias", data_dir=settings.data_dir) == settings
