@@ -8,25 +8,28 @@ import pandas as pd
 from shared.run import MANIFEST_COLUMNS, write_csv
 
 
-def save_manifest(run_dir, manifest):
-    """Write `data/manifest.csv` with the columns of `schema.MANIFEST_COLUMNS` first."""
+def save_manifest(run_dir: Path, manifest: pd.DataFrame) -> None:
+    """Write `data/manifest.csv` with `MANIFEST_COLUMNS` first."""
     extra = [column for column in manifest.columns if column not in MANIFEST_COLUMNS]
     write_csv(Path(run_dir) / "data/manifest.csv", manifest[[*MANIFEST_COLUMNS, *extra]])
 
 
-def load_manifest(run_dir):
-    """Read `data/manifest.csv`; words stay words (empty, not NaN), `label` and `fold` are integers.
+def load_manifest(run_dir: Path) -> pd.DataFrame:
+    """Read `data/manifest.csv`; words stay words (empty, not NaN), `label`, `fold` and `subtype` are integers.
 
     Row i belongs to `data/images.npy[i]`.
+
+    Raises:
+        FileNotFoundError: notebook 01 has not run.
     """
     path = Path(run_dir) / "data/manifest.csv"
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: run notebook 01, or preparation.prepare(settings), first")
+        raise FileNotFoundError(f"{path} is missing: run notebook 01, or data.prepare(settings), first")
     manifest = pd.read_csv(path, dtype=str, keep_default_na=False)
     return manifest.astype({column: int for column in ("label", "fold", "subtype") if column in manifest})
 
 
-def split_key(manifest):
+def split_key(manifest: pd.DataFrame) -> str:
     """Return a short hash of images, labels and splits: scores with different keys must not be compared."""
     text = manifest[["image_id", "label", "split"]].to_csv(index=False, lineterminator="\n")
     return hashlib.sha256(text.encode()).hexdigest()[:16]

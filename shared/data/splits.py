@@ -1,101 +1,138 @@
 """Split by patient, and say what would have leaked: the audit that every run starts with."""
 
+from collections.abc import Collection
+
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+from shared.data.readers.common import Dataset
 from shared.run import EXCLUDED, SPLITS, TEST, TRAIN, VALIDATION, DataError
 
 VALIDATION_SHARE = 5  # validation is one in five of the patients that are not in test
 
 
-def assign_splits(manifest, statistics, *, shared_patients=(), n_folds=5, seed=0):
+def group_folds(
+    labels: np.ndarray, groups: np.ndarray, rows: np.ndarray, *, count: int, seed: int, by_group: bool = True
+) -> list[np.ndarray]:
+    """Cut rows into `count` parts, stratified by label, so that no patient stands in two of them.
+
+    This is the one grouped split of the project (scikit-learn's StratifiedGroupKFold, shuffled).
+
+    Args:
+        labels: int (N,).
+        groups: (N,) patient of each row.
+        rows: int (n,) positions of the rows to cut; all others are left alone.
+        count: number of parts.
+        seed: of the shuffling.
+        by_group: False splits images and pays no heed to patients, to show what that does.
+    Returns:
+        the positions in each held-out part, together `rows`.
+    Raises:
+        DataError: too few patients or images for so many parts.
+    """
+    rows = np.asarray(rows)
+    labels, groups = np.asarray(labels)[rows], np.asarray(groups)[rows]
+    if by_group and len(np.unique(groups)) < count:
+        raise DataError(
+            f"{len(np.unique(groups))} patients are too few for {count} groups of patients; "
+            "is the copy complete? Fewer folds: N_FOLDS"
+        )
+    splitter = (StratifiedGroupKFold if by_group else StratifiedKFold)(count, shuffle=True, random_state=seed)
+    try:
+        return [rows[held_out] for _, held_out in splitter.split(rows, labels, groups)]
+    except ValueError:
+        counts = np.bincount(labels, minlength=2)
+        raise DataError(
+            f"no split by patient is possible: each class needs at least {count} images, there are {counts[0]} of "
+            f"class 0 and {counts[1]} of class 1; is the copy complete?"
+        ) from None
+
+
+def assign_splits(
+    manifest: pd.DataFrame,
+    statistics: pd.DataFrame,
+    *,
+    shared_patients: Collection[str] = (),
+    n_folds: int = 5,
+    seed: int = 0,
+) -> pd.DataFrame:
     """Give every row a split and a fold, so that no patient and no picture stands on two sides.
 
     The official test split is kept. Where the data set has none, a fifth of the patients becomes test. Validation
     is a fifth of the remaining patients; folds run over train and validation together. All are stratified by label.
 
     Args:
-        manifest: DataFrame as a reader returns it.
-        statistics: DataFrame as `images.build_image_store` returns it: `content` and `problem` of each row.
+        manifest: as a reader returns it.
+        statistics: as `build_image_store` returns it: `content` and `problem` of each row.
         shared_patients: patients known to stand in both official splits; their train rows are excluded.
-        n_folds: number of folds.
-        seed: seed of the shuffling.
     Returns:
         the manifest with `split`, `exclusion_reason` and `fold` filled in.
     Raises:
-        DataError: a split that lacks a class.
+        DataError: no image that can be used, or a split that lacks a class.
     """
     manifest = manifest.copy()
-    _exclude(manifest, statistics.problem.to_numpy() != "", statistics.problem.to_numpy())
-    official = manifest.official_split
-    usable = manifest.split != EXCLUDED
-    has_test = bool((official[usable] == TEST).any()) and bool((official[usable] != TEST).any())
-    if has_test:
-        both = set(shared_patients) | set(_patients(manifest, official == TEST))
-        _exclude(
-            manifest,
-            manifest.patient_id.isin(both) & (official != TEST),
-            "patient stands in the official test split as well",
-        )
-        is_test = (official == TEST).to_numpy()
+    problems = statistics.problem.to_numpy()
+    exclude(manifest, problems != "", problems)
+    labels, patients = manifest.label.to_numpy(), manifest.patient_id.to_numpy()
+    usable = (manifest.split != EXCLUDED).to_numpy()
+    if not usable.any():
+        reason = manifest.exclusion_reason.mode()[0]
+        raise DataError(f"none of the {len(manifest)} images can be used, e.g. because of: {reason}")
+    is_test = (manifest.official_split == TEST).to_numpy()
+    if (is_test & usable).any() and (~is_test & usable).any():
+        both = manifest.patient_id.isin({*shared_patients, *patients[is_test & usable]}).to_numpy()
+        exclude(manifest, both & ~is_test, "patient stands in the official test split as well")
     else:
         is_test = np.zeros(len(manifest), bool)
-        is_test[_held_out(manifest, usable.to_numpy(), VALIDATION_SHARE, seed + 1)] = True
-    _exclude_copies(manifest, statistics.content.to_numpy(), is_test)
+        is_test[group_folds(labels, patients, np.flatnonzero(usable), count=VALIDATION_SHARE, seed=seed + 1)[0]] = True
+    exclude_copies(manifest, statistics.content.to_numpy(), is_test)
     usable = (manifest.split != EXCLUDED).to_numpy()
     manifest.loc[usable, "split"] = np.where(is_test, TEST, TRAIN)[usable]
-    development = usable & ~is_test
-    manifest.loc[_held_out(manifest, development, VALIDATION_SHARE, seed), "split"] = VALIDATION
-    for fold, rows in enumerate(_group_folds(manifest, development, n_folds, seed + 2)):
+    development = np.flatnonzero(usable & ~is_test)
+    validation = group_folds(labels, patients, development, count=VALIDATION_SHARE, seed=seed)[0]
+    manifest.loc[validation, "split"] = VALIDATION
+    for fold, rows in enumerate(group_folds(labels, patients, development, count=n_folds, seed=seed + 2)):
         manifest.loc[rows, "fold"] = fold
     check_splits(manifest)
     return manifest
 
 
-def check_splits(manifest):
+def check_splits(manifest: pd.DataFrame) -> None:
     """Raise DataError where a split lacks a class, or a patient stands on two sides."""
     for split in (TRAIN, VALIDATION, TEST):
         labels = manifest.label[manifest.split == split]
         for label in (0, 1):
             if not (labels == label).any():
+                of_class = manifest[manifest.label == label]
+                reasons = of_class.exclusion_reason[of_class.split == EXCLUDED]
                 raise DataError(
                     f"the {split} split has {len(labels)} images and none of class {label}; "
                     "at least some patients of both classes are needed in each split: is the copy complete?"
-                    + _most_left_out(manifest[manifest.label == label])
+                    + (f" {len(reasons)} of its {len(of_class)} images are left out" if len(reasons) else "")
+                    + (f", e.g. because of: {reasons.mode()[0]}" if len(reasons) else "")
                 )
     sides = manifest[manifest.split != EXCLUDED].groupby("patient_id").split.nunique()
     if (sides > 1).any():
         raise DataError(f"{int((sides > 1).sum())} patients stand on two sides of the split, e.g. {sides.idxmax()}")
 
 
-def _most_left_out(rows):
-    """Say why rows are left out: where a class is missing, that is the likely cause."""
-    reasons = rows.exclusion_reason[rows.split == EXCLUDED]
-    if reasons.empty:
-        return ""
-    return f" {len(reasons)} of its {len(rows)} images are left out, e.g. because of: {reasons.mode()[0]}"
-
-
-def find_copies(manifest, content):
-    """Group rows whose prepared pictures are identical.
-
-    Returns:
-        list of lists of row positions, each of two rows or more.
-    """
+def find_copies(manifest: pd.DataFrame, content: np.ndarray) -> list[list[int]]:
+    """Group the positions of rows whose prepared pictures are identical: groups of two or more."""
     rows = pd.Series(np.arange(len(manifest)))[np.asarray(content) != ""]
     groups = rows.groupby(np.asarray(content)[rows]).agg(list)
     return [group for group in groups if len(group) > 1]
 
 
-def _exclude(manifest, mask, reason):
-    mask = np.asarray(mask) & (manifest.split != EXCLUDED).to_numpy()
-    manifest.loc[mask, "exclusion_reason"] = reason[mask] if isinstance(reason, np.ndarray) else reason
+def exclude(manifest: pd.DataFrame, mask: np.ndarray, reason: str | np.ndarray) -> None:
+    """Rule rows out in place, with one reason or one a row; rows that are out already keep theirs."""
+    mask = mask & (manifest.split != EXCLUDED).to_numpy()
+    manifest.loc[mask, "exclusion_reason"] = reason if isinstance(reason, str) else reason[mask]
     manifest.loc[mask, "split"] = EXCLUDED
 
 
-def _exclude_copies(manifest, content, is_test):
-    """Drop copies outside test that conflict in their label, repeat a test image, or join two patients."""
+def exclude_copies(manifest: pd.DataFrame, content: np.ndarray, is_test: np.ndarray) -> None:
+    """Rule out copies outside test that conflict in their label, repeat a test image, or join two patients."""
     for group in find_copies(manifest, content):
         group = [row for row in group if manifest.split[row] != EXCLUDED]
         outside = [row for row in group if not is_test[row]]
@@ -106,61 +143,30 @@ def _exclude_copies(manifest, content, is_test):
             drop, reason = [row for row in outside if row != first], "the same picture stands under another patient"
         else:
             continue
-        mask = np.zeros(len(manifest), bool)
-        mask[drop] = True
-        _exclude(manifest, mask, f"{reason} ({manifest.image_id[first]})")
-
-
-def _patients(manifest, mask):
-    return manifest.patient_id[mask & (manifest.split != EXCLUDED)].unique()
-
-
-def _held_out(manifest, mask, share, seed):
-    folds = _group_folds(manifest, mask, share, seed)
-    return folds[0]
-
-
-def _group_folds(manifest, mask, count, seed):
-    """Cut the rows of `mask` into `count` parts by patient, stratified by label: list of row positions."""
-    rows = np.flatnonzero(mask)
-    groups, labels = manifest.patient_id.to_numpy()[rows], manifest.label.to_numpy()[rows]
-    if len(np.unique(groups)) < count:
-        raise DataError(
-            f"{len(np.unique(groups))} patients are too few for {count} groups of patients; "
-            "is the copy complete? Fewer folds: N_FOLDS"
-        )
-    folder = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    try:
-        return [rows[held_out] for _, held_out in folder.split(rows, labels, groups)]
-    except ValueError:
-        counts = np.bincount(labels, minlength=2)
-        raise DataError(
-            f"no split by patient is possible: each class needs at least {count} images, there are {counts[0]} of "
-            f"class 0 and {counts[1]} of class 1; is the copy complete?"
-        ) from None
+        exclude(manifest, np.isin(np.arange(len(manifest)), drop), f"{reason} ({manifest.image_id[first]})")
 
 
 # --------------------------------------------------------------------- audit
-def audit(dataset, manifest, statistics, *, seed=0):
+def audit(dataset: Dataset, manifest: pd.DataFrame, statistics: pd.DataFrame, *, seed: int = 0) -> dict:
     """Collect what a reader should know before believing a score; goes to `data/audit.json`.
 
     Returns:
-        dict of plain values: counts per split, coverage, exclusions by reason, patients in both official splits,
-        copies by picture content, label conflicts, the facts and notes of the reader.
+        plain values: counts per split, coverage, exclusions by reason, patients in both official splits, copies by
+        picture content, label conflicts, the facts and notes of the reader.
     """
-    copies = find_copies(manifest, statistics.content.to_numpy())
-    sides = manifest.assign(used=manifest.split)
-    used = sides[sides.split != EXCLUDED]
-    shared = used.groupby("patient_id").split.nunique()
+    used = manifest[manifest.split != EXCLUDED]
+    on_two_sides = int((used.groupby("patient_id").split.nunique() > 1).sum())
     official = manifest[manifest.official_split != ""].groupby("patient_id").official_split.nunique()
-    by_content = [
+    shared = sorted(official.index[official > 1])
+    shared_rois = int((manifest.patient_id.isin(shared) & (manifest.official_split == TEST)).sum())
+    copies = [
         {
             "image_ids": manifest.image_id[group].tolist(),
             "patients": sorted(set(manifest.patient_id[group])),
             "official_splits": sorted(set(manifest.official_split[group])),
             "labels": sorted({int(label) for label in manifest.label[group]}),
         }
-        for group in copies
+        for group in find_copies(manifest, statistics.content.to_numpy())
     ]
     is_official = bool(((used.official_split == TEST) == (used.split == TEST)).all())
     notes = list(dataset.notes)
@@ -172,31 +178,24 @@ def audit(dataset, manifest, statistics, *, seed=0):
         "seed": seed,
         "test_split": "official" if is_official else "made here, by patient",
         "splits": split_table(manifest, dataset.class_names).to_dict("records"),
-        "patients_on_two_sides": int((shared > 1).sum()),
-        "official_shared_patients": dataset.facts.get("official_shared_patients", sorted(official.index[official > 1])),
-        "official_shared_test_rois": dataset.facts.get(
-            "official_shared_test_rois",
-            int((manifest.patient_id.isin(official.index[official > 1]) & (manifest.official_split == TEST)).sum()),
-        ),
+        "patients_on_two_sides": on_two_sides,
+        "official_shared_patients": dataset.facts.get("official_shared_patients", shared),
+        "official_shared_test_rois": dataset.facts.get("official_shared_test_rois", shared_rois),
         "exclusions": manifest.exclusion_reason[manifest.split == EXCLUDED].value_counts().to_dict(),
-        "unreadable": {
-            row.image_id: row.problem for row in statistics.itertuples() if row.problem
-        },
-        "unreadable_masks": {
-            row.image_id: row.mask_problem for row in statistics.itertuples() if row.mask_problem
-        },
+        "unreadable": {row.image_id: row.problem for row in statistics.itertuples() if row.problem},
+        "unreadable_masks": {row.image_id: row.mask_problem for row in statistics.itertuples() if row.mask_problem},
         "copies_by_content": len(copies),
-        "copies_across_official_splits": sum(len(group["official_splits"]) > 1 for group in by_content),
-        "label_conflicts": [group for group in by_content if len(group["labels"]) > 1],
-        "copies": by_content,
+        "copies_across_official_splits": sum(len(group["official_splits"]) > 1 for group in copies),
+        "label_conflicts": [group for group in copies if len(group["labels"]) > 1],
+        "copies": copies,
         "coverage": [] if dataset.coverage is None else dataset.coverage.to_dict("records"),
         "facts": dataset.facts,
         "notes": notes,
-    }  # fmt: skip
+    }
 
 
-def split_table(manifest, class_names):
-    """Count images, patients and classes per split: a DataFrame to show."""
+def split_table(manifest: pd.DataFrame, class_names: tuple[str, str]) -> pd.DataFrame:
+    """Count images, patients and classes per split: a table to show."""
     rows = []
     for split in SPLITS:
         part = manifest[manifest.split == split]
@@ -207,7 +206,7 @@ def split_table(manifest, class_names):
     return pd.DataFrame(rows)
 
 
-def audit_table(report):
+def audit_table(report: dict) -> pd.DataFrame:
     """Turn an audit into a two-column table that a person can read."""
     lines = {
         "test split": report["test_split"],

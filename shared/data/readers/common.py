@@ -1,11 +1,15 @@
-"""What several readers need: manifest rows with defaults, patients and views from file names."""
+"""What several readers need: the Dataset, manifest rows with defaults, files on disk, patients and views from names."""
 
+import os
 import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from shared.data import images
+from shared.data import reading
 from shared.run import EXCLUDED, MANIFEST_COLUMNS, UsageError
 
 SUBTYPES = (
@@ -15,66 +19,109 @@ SUBTYPES = (
     ("mass", "MALIGNANT"),
 )  # the position is the number of TASK="subtype"; -1 where a row has none
 
-_PATIENT = re.compile(r"(P_\d+|[A-D]_\d{4}_\d)")
-_SIDE_VIEW = re.compile(r"(LEFT|RIGHT)[_.]?(CC|MLO)?", re.IGNORECASE)
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a reader returns.
+
+    Attributes:
+        name: the layout's name in `READERS`.
+        data_dir: absolute folder that all paths of the manifest are relative to.
+        manifest: one row per image, `MANIFEST_COLUMNS` (and, after them, what the layout adds). `split` is "" or,
+            where the reader itself rules a row out, "excluded" with `exclusion_reason`; `fold` is −1.
+        class_names: the words for label 0 and label 1.
+        read_image: (image_path, min_side=None) → (H, W) grey plane of uint8, uint16 or float; raises DataError; safe
+            in threads. A reader may return a smaller image whose shorter side is at least `min_side` pixels.
+        read_mask: manifest row → (H, W) lesion mask in the frame of that row's image; None where there are none.
+        coverage: per split and type, how many rows the source lists and how many images are on disk; or None.
+        facts: what else the audit should echo, by name (numbers, lists).
+        notes: sentences for the reader of the audit.
+    """
+
+    name: str
+    data_dir: Path
+    manifest: pd.DataFrame
+    class_names: tuple[str, str]
+    read_image: Callable[..., np.ndarray]
+    read_mask: Callable[..., np.ndarray] | None = None
+    coverage: pd.DataFrame | None = None
+    facts: dict = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
-def build_manifest(rows, *, source):
-    """Make a manifest from dicts that hold only what a reader knows.
+def make_dataset(
+    name: str, data_dir: Path, rows: list[dict] | pd.DataFrame, class_names: tuple[str, str], *, notes: list[str]
+) -> Dataset:
+    """Make a Dataset from rows that hold only what a reader knows; an image is a file, as `image_reader` reads it.
 
     Args:
-        rows: list of dicts with at least image_id, patient_id, label, image_path; `exclusion_reason` sets `split`
-            to "excluded". Keys that are no manifest column become extra columns at the end.
-        source: the data set's name.
+        rows: at least image_id, patient_id, label, image_path; `exclusion_reason` sets `split` to "excluded". What
+            is no manifest column becomes an extra column at the end.
     Returns:
-        DataFrame with `schema.MANIFEST_COLUMNS` first; words are str ("" where unknown), label, fold and subtype int.
+        Dataset whose manifest holds words as str ("" where unknown), and label, fold and subtype as int.
     """
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(rows).reset_index(drop=True)
     for column in MANIFEST_COLUMNS:
         if column not in frame:
             frame[column] = ""
-    frame["source"] = source
-    frame["fold"] = -1
-    frame["exclusion_reason"] = frame["exclusion_reason"].fillna("")
-    frame["split"] = np.where(frame["exclusion_reason"] != "", EXCLUDED, "")
+    frame = frame.assign(source=name, fold=-1)
     numbers = [column for column in ("label", "fold", "subtype") if column in frame]
     words = [column for column in frame if column not in numbers]
     frame[words] = frame[words].fillna("").astype(str)
     frame[numbers] = frame[numbers].astype(int)
+    frame["split"] = np.where(frame["exclusion_reason"] != "", EXCLUDED, "")
     extra = [column for column in frame if column not in MANIFEST_COLUMNS]
-    return frame[[*MANIFEST_COLUMNS, *extra]]
+    manifest = frame[[*MANIFEST_COLUMNS, *extra]]
+    return Dataset(name, data_dir, manifest, class_names, image_reader(data_dir), notes=tuple(notes))
 
 
-def subtype_of(abnormality_type, pathology):
-    """Return the position in `SUBTYPES` (int), -1 where the pair is not one of the four."""
+def subtype_of(abnormality_type: str, pathology: str) -> int:
+    """Return the position in `SUBTYPES`, -1 where the pair is not one of the four."""
     pair = (abnormality_type, "BENIGN" if pathology.startswith("BENIGN") else pathology)
     return SUBTYPES.index(pair) if pair in SUBTYPES else -1
 
 
-def check_task(name, task, tasks):
+def check_task(name: str, task: str, tasks: tuple[str, ...]) -> None:
     """Raise UsageError where the layout `name` cannot answer `task`."""
     if task not in tasks:
         raise UsageError(f"TASK {task!r}: the layout {name!r} has no such labels; choose {' or '.join(tasks)}")
 
 
-def image_reader(data_dir):
-    """Return a function (image_path, min_side=None) → grey plane, for layouts with one image a file."""
-    return lambda path, min_side=None: images.read_grey(images.inside(data_dir, path), min_side=min_side)
+def image_reader(data_dir: Path) -> Callable[..., np.ndarray]:
+    """Return a function (image_path, min_side=None) → grey plane, where an image is a file below `data_dir`."""
+    return lambda path, min_side=None: reading.read_grey(reading.inside(data_dir, path), min_side=min_side)
 
 
-def patient_from_name(name):
-    """Find the patient in a file's name.
+def list_files(data_dir: Path, *endings: str) -> list[str]:
+    """List the files below `data_dir`, at any depth, whose names in lower case end in one of `endings`.
 
-    `P_00001_LEFT_CC_1_M.png` (CBIS-DDSM) gives `P_00001`, `A_1141_1.RIGHT_CC.png` (DDSM) gives `A_1141_1`.
+    Linked folders are followed; one that leads back to a folder already seen is not entered again.
 
     Returns:
-        str: "" where the name holds neither.
+        sorted paths relative to `data_dir`, POSIX slashes.
     """
-    match = _PATIENT.search(name)
-    return match.group(1) if match else ""
+    seen, found = set(), []
+    for folder, folders, names in os.walk(data_dir, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        paths = (Path(folder, name) for name in names if name.lower().endswith(endings))
+        found += [path.relative_to(data_dir).as_posix() for path in paths if path.is_file()]
+    return sorted(found)
 
 
-def side_and_view(name):
-    """Find ("LEFT" or "RIGHT", "CC" or "MLO") in a file's name; "" where it is silent."""
-    match = _SIDE_VIEW.search(name)
-    return (match.group(1).upper(), (match.group(2) or "").upper()) if match else ("", "")
+def patient_from_name(name: str) -> str:
+    """Find the patient in a file's name; "" where it holds none.
+
+    `P_00001_LEFT_CC_1_M.png` (CBIS-DDSM) gives `P_00001`, `A_1141_1.RIGHT_CC.png` (DDSM) gives `A_1141_1`.
+    """
+    match = re.search(r"P_\d+|[A-D]_\d{4}_\d", name)
+    return match[0] if match else ""
+
+
+def side_and_view(name: str) -> dict[str, str]:
+    """Find {side: LEFT or RIGHT, view: CC or MLO} in a file's name; "" where it is silent."""
+    match = re.search(r"(LEFT|RIGHT)[_.]?(CC|MLO)?", name, re.IGNORECASE)
+    return {"side": match[1].upper() if match else "", "view": (match[2] or "").upper() if match else ""}

@@ -1,344 +1,194 @@
-"""Reader of the DDSM TFRecords (Kaggle `skooch/ddsm-mammography`), without TensorFlow.
+"""Reader of the DDSM TFRecords (Kaggle `skooch/ddsm-mammography`).
 
 On disk: `training10_<n>/training10_<n>.tfrecords`, whose records are `tf.train.Example` messages with `label` (int64),
 `label_normal` (int64), `image` (299 × 299 bytes) and, in some copies, `filename`; and `test10_data/test10_data.npy`,
 `cv10_data/cv10_data.npy` (N, 299, 299, 1) with `test10_labels.npy`, `cv10_labels.npy` beside them or at the top.
-`label`: 0 normal, 1 benign calcification, 2 benign mass, 3 malignant calcification, 4 malignant mass.
-
 `test10` holds masses only and `cv10` calcifications only, so both together are the official test split here.
-
-A record is framed as length (uint64, little endian), its CRC-32C, the message, its CRC-32C
-(https://www.tensorflow.org/tutorials/load_data/tfrecord). The first pass notes where each record starts; pixels are
-read one record at a time, when `read_image` asks for them, so that memory does not grow with the data set. Lengths are
-checked against the file's size, checksums are not.
+One pass over the records notes where each one starts; pixels are read one record at a time.
 """
 
+import os
 import re
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 from tqdm import tqdm
 
-from shared.data import images
-from shared.data.readers import Dataset
-from shared.data.readers.common import (
-    build_manifest,
-    check_task,
-    patient_from_name,
-    side_and_view,
-    subtype_of,
-)
+from shared.data import reading
+from shared.data.readers import common
+from shared.data.readers.common import Dataset
 from shared.run import DataError
+from shared.run.native_output import quiet_native_output
 
 NAME = "ddsm-tfrecord"
-TASKS = ("malignant", "abnormal", "subtype")
 SIDE = 299  # pixels, height and width of every image
-EXPECTED = "training10_<n>/training10_<n>.tfrecords, test10_data/test10_data.npy, cv10_data/cv10_data.npy and labels"
-
-LESIONS = (
-    ("normal", "NORMAL"),
-    ("calcification", "BENIGN"),
-    ("mass", "BENIGN"),
-    ("calcification", "MALIGNANT"),
-    ("mass", "MALIGNANT"),
-)  # position = the source's `label`
-UNKNOWN = -1  # a label that a record does not have
-
-_HEADER, _FOOTER = 12, 4  # bytes around each message
+LESIONS = (("normal", "NORMAL"), *common.SUBTYPES)  # position = the source's `label`
+UNNAMED = (
+    "images carry no file name: patients cannot be told apart, and each image counts as one. Each lesion was cropped "
+    "three times in each view, so near-copies stand in train and validation: validation scores are inflated."
+)
 
 
-def load(data_dir, *, task="malignant", input="crop"):
-    """Index the records and arrays of the DDSM TFRecord layout.
+def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dataset:
+    """Index the records and arrays; image paths end in `#<byte offset>` (shards) or `#<row>` (arrays).
 
-    Args:
-        data_dir: the folder that holds the shards and the `.npy` files.
-        task: "malignant" (lesions only: normal tiles are excluded), "abnormal" (any lesion against normal) or
-            "subtype" (as malignant, with the column `subtype`).
-        input: has no effect; every image is a tile of 299 × 299 already.
-    Returns:
-        Dataset whose image paths end in `#<byte offset>` (shards) or `#<row>` (arrays).
+    Task "malignant" excludes normal tiles, "abnormal" sets any lesion against them, "subtype" is as malignant.
+
     Raises:
-        DataError: no shards, a shard that is cut short, labels that do not fit; names the file.
-        UsageError: a task that this layout has no labels for.
+        DataError, UsageError: no shards, a shard that is damaged, labels that do not fit, a task without labels.
     """
-    check_task(NAME, task, TASKS)
-    shards = sorted(path for path in data_dir.rglob("*.tfrecords") if path.is_file())
+    common.check_task(NAME, task, ("malignant", "abnormal", "subtype"))
+    shards = common.list_files(data_dir, ".tfrecords")
     if not shards:
-        raise DataError(f"{data_dir}: no *.tfrecords below it; expected {EXPECTED}")
-    shards = [images.inside(data_dir, path.relative_to(data_dir).as_posix()) for path in shards]
-    records = _index_all(shards, data_dir)
-    held_out = [record for part in ("test10", "cv10") for record in _array_records(data_dir, part)]
-    rows = [_manifest_row(record, task) for record in records + held_out]
-    return Dataset(
-        name=NAME,
-        data_dir=data_dir,
-        manifest=build_manifest(rows, source=NAME),
-        class_names=("normal", "abnormal") if task == "abnormal" else ("benign", "malignant"),
-        read_image=lambda image_path, min_side=None: _read_image(data_dir, image_path),
-        read_mask=None,
-        notes=_notes(records, held_out, task),
-    )
-
-
-# ------------------------------------------------------------------- shards
-def read_records(path):
-    """Yield (byte offset, message bytes) for each record of a TFRecord file.
-
-    Raises:
-        DataError: the file ends inside a record; names file, record and offset.
-    """
-    path = Path(path)
-    size, offset, number = path.stat().st_size, 0, 0
-    with path.open("rb") as stream:
-        while offset < size:
-            length = _record_length(stream.read(_HEADER), path, number, offset, size)
-            yield offset, stream.read(length)
-            stream.seek(_FOOTER, 1)
-            offset += _HEADER + length + _FOOTER
-            number += 1
-
-
-def _record_length(header, path, number, offset, size):
-    length = int.from_bytes(header[:8], "little")
-    if len(header) < _HEADER or offset + _HEADER + length + _FOOTER > size:
-        raise DataError(
-            f"{path}: record {number} at byte {offset} runs past the end of the file ({size} bytes); "
-            "the shard is cut short or damaged, fetch it again"
-        )
-    return length
+        raise DataError(f"{data_dir}: no *.tfrecords below it; expected training10_<n>/training10_<n>.tfrecords")
+    size = sum((data_dir / shard).stat().st_size for shard in shards)
+    with tqdm(total=size, desc="indexing records", unit="B", unit_scale=True, leave=False, disable=None) as bar:
+        rows = [row for shard in shards for row in index_shard(data_dir, shard, task, bar)]
+    held_out = [row for part in ("test10", "cv10") for row in index_array(data_dir, part, task)]
+    rows, notes = rows + held_out, ["Every image is a tile of 299 × 299 pixels: INPUT has no effect."]
+    unnamed = sum(row["patient_id"] == row["image_id"] for row in rows)
+    if unnamed:
+        notes.append(f"{unnamed} of {len(rows)} {UNNAMED}")
+    if not held_out:
+        notes.append("No test10_data.npy and no cv10_data.npy: the test split is drawn from the training records.")
+    if task == "abnormal":
+        notes.append("Normal tiles went through another file pipeline than lesions: part of any score is not anatomy.")
+    else:
+        notes.append(f"Normal tiles are excluded: task {task} compares benign with malignant lesions.")
+    class_names = ("normal", "abnormal") if task == "abnormal" else ("benign", "malignant")
+    dataset = common.make_dataset(NAME, data_dir, rows, class_names, notes=notes)
+    return replace(dataset, read_image=lambda image_path, min_side=None: read_tile(data_dir, image_path))
 
 
 @cache
-def _example_class():
-    """Build the message class of tf.train.Example (tensorflow/core/example/example.proto) in a pool of its own."""
-    file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="ddsm", syntax="proto3")
-    field = descriptor_pb2.FieldDescriptorProto
-    lists = {"BytesList": field.TYPE_BYTES, "FloatList": field.TYPE_FLOAT, "Int64List": field.TYPE_INT64}
-    for name, kind in lists.items():
-        file.message_type.add(name=name).field.add(name="value", number=1, label=field.LABEL_REPEATED, type=kind)
+def load_tensorflow() -> Any:
+    """Import TensorFlow without its notices; here, because the other layouts do without it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with quiet_native_output():
+        import tensorflow as tf
 
-    def add(owner, name, number, type_name, label=field.LABEL_OPTIONAL):
-        return owner.field.add(
-            name=name, number=number, label=label, type=field.TYPE_MESSAGE, type_name=f".ddsm.{type_name}"
-        )
-
-    feature = file.message_type.add(name="Feature")
-    feature.oneof_decl.add(name="kind")
-    for number, name in enumerate(lists, start=1):
-        add(feature, name.lower().replace("list", "_list"), number, name).oneof_index = 0
-    features = file.message_type.add(name="Features")
-    entry = features.nested_type.add(name="FeatureEntry")
-    entry.options.map_entry = True
-    entry.field.add(name="key", number=1, label=field.LABEL_OPTIONAL, type=field.TYPE_STRING)
-    add(entry, "value", 2, "Feature")
-    add(features, "feature", 1, "Features.FeatureEntry", label=field.LABEL_REPEATED)
-    add(file.message_type.add(name="Example"), "features", 1, "Features")
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("ddsm.Example"))
+        tf.config.list_physical_devices()  # says more than a reader wants to know where there is no GPU
+    return tf
 
 
-def _parse(payload):
-    """Return ({name: int or bytes}, problem) of one message."""
+def index_shard(data_dir: Path, shard: str, task: str, bar: tqdm) -> list[dict]:
+    """List the records of one shard as manifest rows; raises DataError where the file is cut short or damaged."""
+    tf, offset = load_tensorflow(), 0
+    rows: list[dict] = []
     try:
-        features = _example_class().FromString(payload).features.feature
-    except message.DecodeError:
+        for message in tf.data.TFRecordDataset(str(data_dir / shard)).as_numpy_iterator():
+            values, problem = parse_example(message)
+            row = make_row(f"{Path(shard).stem}_{len(rows):06d}", values, task)
+            rows.append(row | {"image_path": f"{shard}#{offset}", "official_split": "train"})
+            rows[-1]["exclusion_reason"] = problem or row["exclusion_reason"]
+            step = len(message) + 16  # around it: its length (8 bytes), the length's CRC-32C (4), its own (4)
+            offset += step
+            bar.update(step)
+    except tf.errors.OpError:
+        where = f"{data_dir / shard}: record {len(rows)} at byte {offset}"
+        raise DataError(f"{where} is cut short or damaged; fetch the shard again") from None
+    if not rows:
+        raise DataError(f"{data_dir / shard}: no records; the file is empty, fetch it again")
+    return rows
+
+
+def parse_example(message: bytes) -> tuple[dict, str]:
+    """Return ({name: int or bytes}, what is wrong with the image or "") of one `tf.train.Example`."""
+    from google.protobuf.message import DecodeError
+
+    try:
+        features = load_tensorflow().train.Example.FromString(message).features.feature
+    except DecodeError:
         return {}, "not a tf.train.Example message"
-    values = {}
-    for name, feature in features.items():
-        held = feature.int64_list.value or feature.bytes_list.value
-        if len(held) == 1:
-            values[name] = held[0]
-    return values, ""
-
-
-def _image_problem(values):
+    lists = {name: feature.int64_list.value or feature.bytes_list.value for name, feature in features.items()}
+    values = {name: held[0] for name, held in lists.items() if len(held) == 1}
     pixels = values.get("image")
     if not isinstance(pixels, bytes):
-        return "no image in the record"
-    if len(pixels) != SIDE * SIDE:
-        return f"image of {len(pixels)} bytes; expected {SIDE} × {SIDE} = {SIDE * SIDE}"
-    return ""
+        return values, "no image in the record"
+    return values, "" if len(pixels) == SIDE**2 else f"image of {len(pixels)} bytes; expected {SIDE} × {SIDE}"
 
 
-def _index_shard(path, data_dir, bar):
-    relative = path.relative_to(data_dir).as_posix()
-    records = []
-    for number, (offset, payload) in enumerate(read_records(path)):
-        values, problem = _parse(payload)
-        name = values.get("filename", b"")
-        records.append(
-            {
-                "image_id": f"{path.stem}_{number:06d}",
-                "image_path": f"{relative}#{offset}",
-                "official_split": "train",
-                "filename": name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name),
-                "problem": problem or _image_problem(values),
-                **_labels(values.get("label", UNKNOWN), values.get("label_normal", UNKNOWN)),
-            }
-        )
-        bar.update(len(payload) + _HEADER + _FOOTER)
-    if not records:
-        raise DataError(f"{path}: no records; the file is empty, fetch it again")
-    return records
+def make_row(image_id: str, values: dict, task: str) -> dict:
+    """Return the manifest row of `label`, `label_normal` (0 normal, 1 lesion) and `filename`, as far as they are known.
+
+    The patient is a CBIS-DDSM or DDSM one, else all up to the file name's first number, else the image.
+    """
+    name = values.get("filename", b"")
+    name = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+    stem = Path(name.replace("\\", "/")).stem
+    leading = re.match(r".*?\d+", stem)
+    label = values.get("label", -1)
+    is_known = isinstance(label, int) and 0 <= label < len(LESIONS)
+    abnormality, pathology = LESIONS[label] if is_known else ("", "")
+    normal = values.get("label_normal")
+    lesion = normal if normal in (0, 1) else int(label > 0) if is_known else None
+    if task == "abnormal":
+        reason = "no label in the record" if lesion is None else ""
+    elif not is_known:
+        reason = "no label that tells benign from malignant"
+    else:
+        reason = "" if label else f"normal tile: task {task} compares lesions with lesions"
+    return {
+        "image_id": image_id,
+        "patient_id": common.patient_from_name(stem) or (leading.group(0) if leading else stem) or name or image_id,
+        **common.side_and_view(name),
+        "abnormality_type": abnormality,
+        "pathology": pathology,
+        "label": lesion or 0 if task == "abnormal" else int(pathology == "MALIGNANT"),
+        "exclusion_reason": reason,
+        "subtype": common.subtype_of(abnormality, pathology),
+    }
 
 
-def _index_all(shards, data_dir):
-    size = sum(path.stat().st_size for path in shards)
-    with (
-        tqdm(total=size, desc="Indexing records", unit="B", unit_scale=True, leave=False, disable=None) as bar,
-        ThreadPoolExecutor() as pool,
-    ):
-        parts = list(pool.map(lambda path: _index_shard(path, data_dir, bar), shards))
-    return [record for part in parts for record in part]
-
-
-def _labels(label, label_normal):
-    """Return the two labels as ints, `UNKNOWN` for what is no number or out of range."""
-    label = label if isinstance(label, int) and 0 <= label < len(LESIONS) else UNKNOWN
-    if label_normal not in (0, 1):
-        label_normal = UNKNOWN if label == UNKNOWN else int(label > 0)
-    return {"label": label, "label_normal": label_normal}
-
-
-# ------------------------------------------------------------------- arrays
-def _array_records(data_dir, part):
-    """Return the records of `test10` or `cv10`; none where the copy has no such file."""
-    data = _find(data_dir, part, f"{part}_data.npy")
-    if data is None:
+def index_array(data_dir: Path, part: str, task: str) -> list[dict]:
+    """List `test10` or `cv10` as manifest rows; none where the copy has no such file."""
+    found = {Path(path).name: path for path in common.list_files(data_dir, ".npy")}
+    data, names = found.get(f"{part}_data.npy"), found.get(f"{part}_labels.npy")
+    if not data:
         return []
-    labels_path = _find(data_dir, part, f"{part}_labels.npy")
-    if labels_path is None:
-        raise DataError(f"{data}: {part}_labels.npy is neither beside it nor in {data_dir}; fetch it")
-    pixels, labels = _open_array(data), _open_array(labels_path)
+    if not names:
+        raise DataError(f"{data_dir / data}: no {part}_labels.npy beside it or in {data_dir}; fetch it")
+    pixels, labels = open_array(data_dir / data), open_array(data_dir / names)
     if pixels.shape[1:] not in ((SIDE, SIDE, 1), (SIDE, SIDE)) or pixels.dtype.kind not in "uif":
-        raise DataError(f"{data}: shape {pixels.shape} of {pixels.dtype}; expected numbers (N, {SIDE}, {SIDE}, 1)")
+        raise DataError(f"{data_dir / data}: shape {pixels.shape} of {pixels.dtype}; expected (N, {SIDE}, {SIDE}, 1)")
     if labels.shape != (len(pixels),) or labels.dtype.kind not in "iub":
-        raise DataError(f"{labels_path}: shape {labels.shape} of {labels.dtype}; expected {len(pixels)} numbers")
-    labels = np.asarray(labels).astype(int)
-    binary = labels.max(initial=0) <= 1  # some copies hold label_normal here; five classes reach 3 or 4
-    names = _names(data_dir, part, len(pixels))
-    relative = data.relative_to(data_dir).as_posix()
-    return [
-        {
-            "image_id": f"{part}_{row:06d}",
-            "image_path": f"{relative}#{row}",
-            "official_split": "test",
-            "filename": names[row],
-            "problem": "",
-            **_labels(UNKNOWN if binary and label else int(label), int(label > 0)),
-        }
-        for row, label in enumerate(labels)
-    ]
+        raise DataError(f"{data_dir / names}: shape {labels.shape} of {labels.dtype}; expected {len(pixels)} numbers")
+    is_binary = labels.max(initial=0) <= 1  # some copies hold label_normal here; five classes reach 3 or 4
+    rows = []
+    for number, label in enumerate(labels.astype(int).tolist()):
+        known = {} if is_binary and label else {"label": label}
+        row = make_row(f"{part}_{number:06d}", known | {"label_normal": int(label > 0)}, task)
+        rows.append(row | {"image_path": f"{data}#{number}", "official_split": "test"})
+    return rows
 
 
-def _find(data_dir, part, name):
-    for relative in (f"{part}_data/{name}", f"{part}_labels/{name}", name):
-        if (data_dir / relative).is_file():
-            return images.inside(data_dir, relative)
-    return None
-
-
-def _open_array(path):
+def open_array(path: Path) -> np.ndarray:
+    """Map an array of numbers from disk; never unpickles."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # the header parser raises many types on damaged files
         raise DataError(f"{path}: not a readable array of numbers ({error}); fetch it again") from None
 
 
-def _names(data_dir, part, n):
-    """Return the file names of `<part>_filenames.npy` where a copy has it, else ""s."""
-    path = _find(data_dir, part, f"{part}_filenames.npy")
-    names = None if path is None else _open_array(path)
-    return [str(name) for name in names] if names is not None and names.shape == (n,) else [""] * n
-
-
-# ----------------------------------------------------------------- manifest
-def _patient(filename):
-    """Return the group of a file name: a CBIS-DDSM or DDSM patient, else all up to the first number, else the stem."""
-    stem = Path(filename.replace("\\", "/")).stem
-    leading = re.match(r".*?\d+", stem)
-    return patient_from_name(stem) or (leading.group(0) if leading else stem) or filename
-
-
-def _manifest_row(record, task):
-    abnormality, pathology = LESIONS[record["label"]] if record["label"] != UNKNOWN else ("", "")
-    side, view = side_and_view(record["filename"])
-    return {
-        "image_id": record["image_id"],
-        "patient_id": _patient(record["filename"]) if record["filename"] else record["image_id"],
-        "side": side,
-        "view": view,
-        "abnormality_type": abnormality,
-        "pathology": pathology,
-        "label": max(record["label_normal"], 0) if task == "abnormal" else int(pathology == "MALIGNANT"),
-        "official_split": record["official_split"],
-        "image_path": record["image_path"],
-        "exclusion_reason": record["problem"] or _reason(record, task),
-        "subtype": subtype_of(abnormality, pathology),
-    }
-
-
-def _reason(record, task):
-    if task == "abnormal":
-        return "" if record["label_normal"] != UNKNOWN else "no label in the record"
-    if record["label"] == UNKNOWN:
-        return "no label that tells benign from malignant"
-    return "" if record["label"] else f"normal tile: task {task} compares lesions with lesions"
-
-
-def _notes(records, held_out, task):
-    notes = ["Every image is a tile of 299 × 299 pixels: INPUT has no effect."]
-    unnamed = sum(not record["filename"] for record in records + held_out)
-    if unnamed:
-        notes.append(
-            f"{unnamed} of {len(records) + len(held_out)} images carry no file name, so patients cannot be told apart: "
-            "each image counts as a patient of its own. Each lesion was cropped three times, and a lesion has two "
-            "views, so near-copies lie on both sides of the split between train and validation: validation scores are "
-            "inflated, intervals too narrow."
-        )
-    if not held_out:
-        notes.append("No test10_data.npy and no cv10_data.npy: the test split is drawn from the training records.")
-    if task == "abnormal":
-        notes.append(
-            "Normal tiles come from other patients and another file pipeline than the lesions, so traces of the file "
-            "format separate the classes: part of any score is not anatomy."
-        )
-    else:
-        notes.append(f"Normal tiles are excluded: task {task} compares benign with malignant lesions.")
-    return tuple(notes)
-
-
-# ------------------------------------------------------------------- pixels
-def _read_image(data_dir, image_path):
+def read_tile(data_dir: Path, image_path: str) -> np.ndarray:
+    """Read one image, `<file>#<byte offset or row>`: uint8 (299, 299)."""
     relative, _, position = image_path.rpartition("#")
-    if not position.isdigit():
-        raise DataError(f"{image_path}: expected <file>#<byte offset or row>")
-    path = images.inside(data_dir, relative)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
+    path = reading.inside(data_dir, relative)
+    if not position.isdigit() or not path.is_file():
+        raise DataError(f"{image_path}: expected <file>#<byte offset or row>, and a file that is there")
     if path.suffix == ".npy":
-        return _read_row(path, int(position))
-    return _read_record(path, int(position))
-
-
-def _read_row(path, row):
-    array = _open_array(path)
-    if row >= len(array):
-        raise DataError(f"{path}: no image {row}; the array has shape {array.shape}")
-    return images.as_grey(np.array(array[row]), f"{path.name}#{row}")
-
-
-def _read_record(path, offset):
-    size = path.stat().st_size
+        array = open_array(path)
+        if int(position) >= len(array):
+            raise DataError(f"{path}: no image {position}; the array has shape {array.shape}")
+        return reading.as_grey(np.array(array[int(position)]), f"{path.name}#{position}")
     with path.open("rb") as stream:
-        stream.seek(offset)
-        payload = stream.read(_record_length(stream.read(_HEADER), path, "asked for", offset, size))
-    values, problem = _parse(payload)
-    problem = problem or _image_problem(values)
+        stream.seek(int(position))
+        length = int.from_bytes(stream.read(8), "little")
+        stream.seek(4, os.SEEK_CUR)  # the length's CRC-32C
+        values, problem = parse_example(stream.read(min(length, path.stat().st_size)))
     if problem:
-        raise DataError(f"{path}: record at byte {offset}: {problem}")
+        raise DataError(f"{path}: record at byte {position}: {problem}")
     return np.frombuffer(values["image"], np.uint8).reshape(SIDE, SIDE)

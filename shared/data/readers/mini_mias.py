@@ -10,13 +10,17 @@ are mediolateral oblique. Source: Suckling et al. 1994; the licence is for resea
 """
 
 import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 
-from shared.data import images
-from shared.data.readers import Dataset
-from shared.data.readers.common import build_manifest, check_task, subtype_of
+from shared.data import reading
+from shared.data.readers import common
+from shared.data.readers.common import Dataset
 from shared.run import DataError
 
 NAME = "mini-mias"
@@ -24,231 +28,147 @@ TASKS = ("malignant", "abnormal", "subtype")
 EXPECTED = "Info.txt and mdb001.pgm, mdb002.pgm, … (the folder all-mias/ is searched too)"
 FACTOR = 1.5  # a crop's side, in diameters of the lesion's circle: some of the surroundings belong to the picture
 MIN_SIDE = 96  # pixels; 19 mm at 200 µm
+BACKGROUND = 20  # grey level; film outside the breast lies below it
 TYPES = {"CALC": "calcification", "CIRC": "mass", "SPIC": "mass", "MISC": "mass", "NORM": "normal"}  # else ""
 PATHOLOGY = {"M": "MALIGNANT", "B": "BENIGN"}
-
-_LINE = re.compile(
-    r"^(mdb(\d{3}))\s+([FGD])\s+(CALC|CIRC|SPIC|MISC|ARCH|ASYM|NORM)(?:\s+(.*))?$", re.IGNORECASE | re.ASCII
+LINE = (
+    r"^(?:mdb\d{3})\s+(?P<tissue>[FGD])\s+(?P<finding>CALC|CIRC|SPIC|MISC|ARCH|ASYM|NORM)(?:\s+(?P<severity>[BM])\b)?"
+    r"(?:\s+(?P<x>\d{1,5})\s+(?P<y>\d{1,5})\s+(?P<radius>\d{1,5})\b)?(?:\s.*)?$"
 )
-_NAME = re.compile(r"mdb\d{3}")
-_LESION = re.compile(r"^(?:([BM])\b)?\s*(?:(\d+)\s+(\d+)\s+(\d+))?", re.IGNORECASE | re.ASCII)
-_TOO_LARGE = re.compile(r"\d{6}")  # more digits than a coordinate in pixels can have
-_BACKGROUND = 20  # grey level; film outside the breast lies below it
 
 
-def load(data_dir, *, task="malignant", input="crop"):
+def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dataset:
     """Read `Info.txt` and list lesions (`input="crop"`) or images (`input="full"`).
 
     A crop is a square around the lesion, `FACTOR` times its circle wide, never below `MIN_SIDE`. A normal image gives
     a crop of the size of one of the lesions' somewhere in the breast, always the same. Lesions without coordinates
-    cannot be cropped and are excluded.
+    cannot be cropped and are excluded. A full image with several lesions is positive if any of them is.
+    Paths of crops end in `#lesion=x,y,side` or `#normal=side`.
 
-    Args:
-        data_dir: the folder that holds `Info.txt` and the images, or has them in a folder below.
-        task: "malignant" (lesions only), "abnormal" (any lesion against normal) or "subtype".
-        input: "crop" or "full". A full image with several lesions is positive if any of them is.
-    Returns:
-        Dataset whose image paths end in `#lesion=x,y,side` or `#normal=side` for crops.
     Raises:
-        DataError: no `Info.txt`, nothing in it that can be read, or no image.
-        UsageError: a task that this layout has no labels for.
+        DataError, UsageError: no `Info.txt`, nothing in it that can be read, no image, or a task without labels.
     """
-    check_task(NAME, task, TASKS)
-    info = _find_info(data_dir)
-    lesions = [_parse_line(number, line) for number, line in _lines(info)]
-    if not lesions:
-        raise DataError(f"{info}: no line of the form `mdb001 G CIRC B 535 425 197`; expected {EXPECTED}")
-    files = {path.stem.lower(): path.relative_to(data_dir).as_posix() for path in sorted(data_dir.rglob("mdb*.pgm"))}
+    common.check_task(NAME, task, TASKS)
+    infos = common.list_files(data_dir, "info.txt")
+    if not infos:
+        raise DataError(f"{data_dir}: no Info.txt; expected {EXPECTED}")
+    info = read_info(data_dir / infos[0])
+    files = {Path(path).stem.lower(): path for path in common.list_files(data_dir, ".pgm")}
     if not files:
         raise DataError(f"{data_dir}: no mdb*.pgm; expected {EXPECTED}")
-    by_image = {}
-    for lesion in lesions:
-        by_image.setdefault(lesion["name"], []).append(lesion)
-    make_rows = _crop_rows if input == "crop" else _full_rows
-    rows = make_rows(by_image, files, task)
-    return Dataset(
-        name=NAME,
-        data_dir=data_dir,
-        manifest=build_manifest(rows, source=NAME),
-        class_names=("normal", "abnormal") if task == "abnormal" else ("benign", "malignant"),
-        read_image=lambda image_path, min_side=None: _read_image(data_dir, image_path),
-        read_mask=lambda row: _read_mask(data_dir, row),
-        notes=_notes(rows, task, input),
-    )
-
-
-# ----------------------------------------------------------------- Info.txt
-def _find_info(data_dir):
-    found = sorted(path for path in data_dir.rglob("*.txt") if path.name.lower() == "info.txt")
-    if not found:
-        raise DataError(f"{data_dir}: no Info.txt; expected {EXPECTED}")
-    return images.inside(data_dir, found[0].relative_to(data_dir).as_posix())
-
-
-def _lines(info):
-    text = info.read_text(encoding="latin-1")
-    return [
-        (number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.lower().startswith("mdb")
-    ]
-
-
-def _parse_line(number, line):
-    """Return one lesion as a dict; `problem` says what is wrong with a line that cannot be read."""
-    match = _LINE.match(line)
-    if not match:
-        name = line.split()[0].lower()
-        name = name if _NAME.fullmatch(name) else f"mdb_line_{number}"  # never a path
-        return {"name": name, "problem": f"Info.txt line {number} cannot be read: {line[:60]!r}"}
-    name, _, tissue, finding, rest = match.groups()
-    if _TOO_LARGE.search(rest or ""):
-        return {"name": name.lower(), "problem": f"Info.txt line {number}: coordinates beyond any image: {line[:60]!r}"}
-    severity, x, y, radius = _LESION.match(rest or "").groups()
-    return {
-        "name": name.lower(),
-        "tissue": tissue.upper(),
-        "finding": finding.upper(),
-        "severity": (severity or "").upper(),
-        "circle": (int(x), int(y), int(radius)) if x else None,
-        "problem": "",
-    }
-
-
-# --------------------------------------------------------------------- rows
-def _crop_rows(by_image, files, task):
-    sides = [_crop_side(lesion["circle"][2]) for group in by_image.values() for lesion in group if lesion.get("circle")]
-    rows = []
-    for name, group in by_image.items():
-        circles = [lesion["circle"] for lesion in group if lesion.get("circle")]
-        for number, lesion in enumerate(group, 1):
-            row = _row(name, lesion, files, task)
-            if len(group) > 1:
-                row["image_id"] = f"{name}_{number}"
-            if lesion.get("finding") == "NORM":
-                fragment = f"#normal={sides[int(name[3:]) % len(sides)] if sides else 2 * MIN_SIDE}"
-            elif lesion.get("circle"):
-                x, y, radius = lesion["circle"]
-                fragment = f"#lesion={x},{y},{_crop_side(radius)}"
-                row["mask_path"] = f"{row['image_path']}#{_circles_text(circles)}"
-            else:
-                fragment = ""
-                row["exclusion_reason"] = row["exclusion_reason"] or "no coordinates in Info.txt (NOTE 3): no crop"
-            row["image_path"] += fragment
-            rows.append(row)
-    return rows
-
-
-def _full_rows(by_image, files, task):
-    rows = []
-    for name, group in by_image.items():
-        readable = [lesion for lesion in group if not lesion["problem"]] or group
-        worst = max(readable, key=lambda lesion: lesion.get("severity") == "M")
-        row = _row(name, worst, files, task)
-        circles = [lesion["circle"] for lesion in readable if lesion.get("circle")]
-        if circles:
-            row["mask_path"] = f"{row['image_path']}#{_circles_text(circles)}"
-        rows.append(row)
-    return rows
-
-
-def _row(name, lesion, files, task):
-    number = int(re.sub(r"\D", "", name) or 0)
-    odd = number - (number + 1) % 2
-    abnormality = TYPES.get(lesion.get("finding", ""), "")
-    pathology = PATHOLOGY.get(lesion.get("severity", ""), "NORMAL" if abnormality == "normal" else "")
-    return {
-        "image_id": name,
-        "patient_id": f"mias_{odd:03d}_{odd + 1:03d}",
-        "side": "LEFT" if number % 2 else "RIGHT",
-        "view": "MLO",
-        "abnormality_type": abnormality,
-        "pathology": pathology,
-        "label": int(abnormality != "normal") if task == "abnormal" else int(pathology == "MALIGNANT"),
-        "image_path": files.get(name, f"{name}.pgm"),
-        "mask_path": "",
-        "breast_density": lesion.get("tissue", ""),
-        "exclusion_reason": lesion["problem"] or _reason(name, abnormality, pathology, files, task),
-        "subtype": subtype_of(abnormality, pathology),
-        "finding": lesion.get("finding", ""),
-    }
-
-
-def _reason(name, abnormality, pathology, files, task):
-    if name not in files:
-        return f"{name}.pgm is missing"
-    if task == "abnormal":
-        return ""
-    if abnormality == "normal":
-        return f"normal image: task {task} compares lesions with lesions"
-    if not pathology:
-        return "no severity in Info.txt"
-    if task == "subtype" and not abnormality:
-        return "neither mass nor calcification"
-    return ""
-
-
-def _crop_side(radius):
-    return max(MIN_SIDE, round(2 * FACTOR * radius))
-
-
-def _circles_text(circles):
-    return "circles=" + ";".join(",".join(map(str, circle)) for circle in circles)
-
-
-def _notes(rows, task, input):
+    rows = list_rows(info, files, task, input)
     notes = ["Left and right are taken from the numbers, odd is left, as in the full-resolution files' names."]
-    without = sum(row["exclusion_reason"].startswith("no coordinates") for row in rows)
+    without = rows.exclusion_reason.str.startswith("no coordinates").sum()
     if without:
         notes.append(f"{without} lesions have no coordinates and cannot be cropped: excluded.")
     if task == "abnormal" and input == "crop":
         notes.append(
-            "Crops of normal images have the sizes of the lesions' crops and a fixed place in the breast: where a crop "
-            "lies may still tell the classes apart."
+            "A normal crop has a fixed place in the breast: where a crop lies may still tell the classes apart."
         )
-    return tuple(notes)
+    class_names = ("normal", "abnormal") if task == "abnormal" else ("benign", "malignant")
+    dataset = common.make_dataset(NAME, data_dir, rows, class_names, notes=notes)
+    return replace(
+        dataset,
+        read_image=lambda image_path, min_side=None: read_crop(data_dir, image_path)[0],
+        read_mask=lambda row: draw_mask(data_dir, row),
+    )
+
+
+def read_info(path: Path) -> pd.DataFrame:
+    """Read `Info.txt`: a row a finding, its words ("" where the line is silent), and what is wrong with the line."""
+    lines = pd.Series(path.read_text(encoding="latin-1").splitlines(), dtype=str).str.strip()
+    lines.index += 1
+    lines = lines[lines.str.lower().str.startswith("mdb")]
+    if lines.empty:
+        raise DataError(f"{path}: no line of the form `mdb001 G CIRC B 535 425 197`; expected {EXPECTED}")
+    info = lines.str.extract(LINE, flags=re.IGNORECASE | re.ASCII).fillna("")
+    info = info.apply(lambda column: column.str.upper())
+    names = lines.str.extract(r"^(mdb[0-9]{3})(?:\s|$)", flags=re.IGNORECASE)[0].str.lower()
+    info["name"] = names.fillna("mdb_line_" + lines.index.astype(str).to_series(index=lines.index))  # never a path
+    problems = [f"Info.txt line {number} cannot be read: {line[:60]!r}" for number, line in lines.items()]
+    info["problem"] = np.where(info.finding == "", problems, "")
+    info["circle"] = np.where(info.x != "", info.x + "," + info.y + "," + info.radius, "")
+    info["side"] = np.maximum(MIN_SIDE, (2 * FACTOR * pd.to_numeric(info.radius).fillna(0)).round()).astype(int)
+    first = info.groupby("name", sort=False).ngroup()  # the findings of an image stand together
+    return info.iloc[first.argsort(kind="stable")].reset_index(drop=True)
+
+
+def list_rows(info: pd.DataFrame, files: dict[str, str], task: str, input: str) -> pd.DataFrame:
+    """Return one manifest row a finding (crops) or an image (full), with the reason that rules it out for this task."""
+    placed = info[info.circle != ""]
+    circles, sides = placed.groupby("name").circle.agg(";".join), placed.side.to_numpy()
+    if input == "full":  # the worst finding's row; a line that cannot be read comes last
+        order = (2 * (info.problem != "") + (info.severity != "M")).argsort(kind="stable")
+        info = info.iloc[order].drop_duplicates("name").sort_index()
+    position = info.groupby("name").cumcount() + 1
+    several = info.groupby("name").name.transform("size") > 1
+    number = pd.to_numeric(info.name.str[3:], errors="coerce").fillna(0).astype(int)
+    odd = number - (number + 1) % 2
+    kind = info.finding.map(TYPES).fillna("")
+    normal = kind == "normal"
+    pathology = info.severity.map(PATHOLOGY).fillna(normal.map({True: "NORMAL", False: ""}))
+    file = info.name.map(files).fillna(info.name + ".pgm")
+    size = sides[number % len(sides)] if len(sides) else np.full(len(info), 2 * MIN_SIDE)
+    lesion = "#lesion=" + info.x + "," + info.y + "," + info.side.astype(str)
+    place = np.where(normal, "#normal=" + pd.Series(size, info.index).astype(str), np.where(info.x != "", lesion, ""))
+    reasons = [
+        (info.problem != "", info.problem),
+        (~info.name.isin(files), info.name + ".pgm is missing"),
+        (normal & (task != "abnormal"), f"normal image: task {task} compares lesions with lesions"),
+        ((pathology == "") & (task != "abnormal"), "no severity in Info.txt"),
+        ((kind == "") & (task == "subtype"), "neither mass nor calcification"),
+        ((place == "") & (input == "crop"), "no coordinates in Info.txt (NOTE 3): no crop"),
+    ]
+    return pd.DataFrame(
+        {
+            "image_id": info.name + np.where(several, "_" + position.astype(str), ""),
+            "patient_id": [f"mias_{first:03d}_{first + 1:03d}" for first in odd],
+            "side": np.where(number % 2, "LEFT", "RIGHT"),
+            "view": "MLO",
+            "abnormality_type": kind,
+            "pathology": pathology,
+            "label": (~normal if task == "abnormal" else pathology == "MALIGNANT").astype(int),
+            "image_path": file + place if input == "crop" else file,
+            "mask_path": (file + "#circles=" + info.name.map(circles)).where((input == "full") | (info.x != ""), ""),
+            "breast_density": info.tissue,
+            "exclusion_reason": np.select([when for when, _ in reasons], [reason for _, reason in reasons], ""),
+            "subtype": [common.subtype_of(*pair) for pair in zip(kind, pathology, strict=True)],
+            "finding": info.finding,
+        }
+    )
 
 
 # ------------------------------------------------------------------- pixels
-def _split_path(image_path):
-    """Return (path of the file, kind of fragment, numbers)."""
+def read_crop(data_dir: Path, image_path: str) -> tuple[np.ndarray, tuple[slice, slice]]:
+    """Read an image, or the crop that its fragment asks for; moved inside the image where it would stick out.
+
+    Returns:
+        the crop uint8 (side, side), and its place: (rows, columns) of the image.
+    """
     relative, _, fragment = image_path.partition("#")
-    kind, _, text = fragment.partition("=")
-    try:
-        numbers = [[int(number) for number in part.split(",")] for part in text.split(";") if part]
-    except ValueError:
-        raise DataError(f"{image_path}: expected #lesion=x,y,side or #normal=side after the file's name") from None
-    return relative, kind, numbers
-
-
-def _read_image(data_dir, image_path):
-    relative, kind, numbers = _split_path(image_path)
-    image = images.read_grey(images.inside(data_dir, relative))
-    if not kind:
-        return image
-    top, left, side = _crop_box(image, relative, kind, numbers[0])
-    return np.ascontiguousarray(image[top : top + side, left : left + side])
-
-
-def _crop_box(image, relative, kind, numbers):
-    """Return (top, left, side) in pixels, the box moved inside the image where it would stick out."""
+    image = reading.read_grey(reading.inside(data_dir, relative))
     height, width = image.shape
-    side = min(numbers[-1], height, width)
-    if kind == "lesion":
-        x, y, _ = numbers
-        row, column = height - 1 - y, x
+    if not fragment:
+        return image, (slice(0, height), slice(0, width))
+    match = re.fullmatch(r"(?:lesion=(\d+),(\d+),|normal=)(\d+)", fragment)
+    if match is None:
+        raise DataError(f"{image_path}: expected #lesion=x,y,side or #normal=side after the file's name")
+    side = min(int(match[3]), height, width)
+    if match[1]:
+        row, column = height - 1 - int(match[2]), int(match[1])
         if not (0 <= row < height and 0 <= column < width):
-            raise DataError(f"{relative}: centre x={x}, y={y} lies outside the image of {width} × {height} pixels")
-    elif kind == "normal":
-        row, column = _place_in_breast(image, side, seed=int(re.sub(r"\D", "", relative) or 0))
+            raise DataError(f"{relative}: {fragment} lies outside the image of {width} × {height} pixels")
     else:
-        raise DataError(f"{relative}: unknown fragment {kind!r}")
+        row, column = place_in_breast(image, side, seed=int(re.sub(r"\D", "", relative) or 0))
     top = int(np.clip(row - side // 2, 0, height - side))
     left = int(np.clip(column - side // 2, 0, width - side))
-    return top, left, side
+    place = (slice(top, top + side), slice(left, left + side))
+    return np.ascontiguousarray(image[place]), place
 
 
-def _place_in_breast(image, side, *, seed):
+def place_in_breast(image: np.ndarray, side: int, *, seed: int) -> tuple[int, int]:
     """Choose a pixel of the breast that is as far from its border as a crop needs, always the same one for a seed."""
-    foreground = (image > _BACKGROUND).astype(np.uint8)
+    foreground = (image > BACKGROUND).astype(np.uint8)
     _, regions, statistics, _ = cv2.connectedComponentsWithStats(foreground)
     if len(statistics) < 2:
         return image.shape[0] // 2, image.shape[1] // 2
@@ -259,15 +179,12 @@ def _place_in_breast(image, side, *, seed):
     return int(row), int(column)
 
 
-def _read_mask(data_dir, row):
-    """Draw the lesions' circles in the frame of the row's image."""
-    relative, _, circles = _split_path(row.mask_path)
-    image = images.read_grey(images.inside(data_dir, relative))
-    mask = np.zeros(image.shape, np.uint8)
-    for x, y, radius in circles:
-        cv2.circle(mask, (x, image.shape[0] - 1 - y), radius, 1, thickness=-1)
-    _, kind, numbers = _split_path(row.image_path)
-    if kind:
-        top, left, side = _crop_box(image, relative, kind, numbers[0])
-        mask = mask[top : top + side, left : left + side]
-    return mask
+def draw_mask(data_dir: Path, row: Any) -> np.ndarray:
+    """Draw the lesions' circles in the frame of the row's image: uint8 of 0 and 1."""
+    relative, _, circles = row.mask_path.partition("#circles=")
+    mask = np.zeros_like(reading.read_grey(reading.inside(data_dir, relative)), np.uint8)
+    for circle in circles.split(";"):
+        x, y, radius = map(int, circle.split(","))
+        cv2.circle(mask, (x, mask.shape[0] - 1 - y), radius, 1, thickness=-1)
+    _, place = read_crop(data_dir, row.image_path)
+    return mask[place]

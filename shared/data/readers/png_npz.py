@@ -9,60 +9,59 @@ original is its pair and belongs to the same patient.
 """
 
 import re
+from pathlib import Path
 
-from shared.data.readers import Dataset
-from shared.data.readers.common import build_manifest, check_task, image_reader, patient_from_name, side_and_view
+from shared.data.readers import common
+from shared.data.readers.common import Dataset
 from shared.run import DataError
 
 NAME = "png-npz"
 TASKS = ("malignant", "original")
 ORIGINAL_FOLDERS = ("original", "originals", "real", "png")
 SYNTHETIC_FOLDERS = ("synthetic", "synthetics", "generated", "fake", "npz")
-
-_BATCH = re.compile(r"(batch_\d+)_")
-_WORD = re.compile(r"(benign|malignant)", re.IGNORECASE)
-_LETTERS = {"M": "MALIGNANT", "B": "BENIGN", "N": "BENIGN_WITHOUT_CALLBACK"}
+LETTERS = {"M": "MALIGNANT", "B": "BENIGN", "N": "BENIGN_WITHOUT_CALLBACK"}
 
 
-def load(data_dir, *, task="malignant", input="crop"):
+def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dataset:
     """List the two folders.
 
-    Args:
-        data_dir: the folder that holds both, by name (`original/`, `synthetic/` or the like) or by what is in them.
-        task: "original" (1 original, 0 synthetic; `pathology` says which) or "malignant" (originals only, by the M or
-            B at the end of the name; synthetic images are excluded).
-        input: has no effect; every image is a patch.
-    Returns:
-        Dataset; the extra column `lesion` holds what the file's name says, whatever the task is.
+    Task "original" sets originals against synthetic images (`pathology` says which); "malignant" takes originals
+    only, by the M or B at the end of the name. The extra column `lesion` holds what the name says in either task.
+
     Raises:
         DataError: one of the two folders is missing or empty.
         UsageError: a task that this layout has no labels for.
     """
-    check_task(NAME, task, TASKS)
-    originals = _files(data_dir, ".png", ORIGINAL_FOLDERS)
-    synthetic = _files(data_dir, ".npz", SYNTHETIC_FOLDERS)
+    common.check_task(NAME, task, TASKS)
+    originals = find_pictures(data_dir, ".png", ORIGINAL_FOLDERS)
+    synthetic = find_pictures(data_dir, ".npz", SYNTHETIC_FOLDERS)
     stems = {path.stem for path in originals}
-    rows = [_original_row(path, task) for path in originals]
-    rows += [_synthetic_row(path, task, stems) for path in synthetic]
+    rows = [original_row(path, task) for path in originals]
+    rows += [synthetic_row(path, task, stems) for path in synthetic]
     for row, path in zip(rows, originals + synthetic, strict=True):
         row["image_path"] = path.relative_to(data_dir).as_posix()
         if not path.stat().st_size:
             row["exclusion_reason"] = f"{path.name} is an empty file"
-    return Dataset(
-        name=NAME,
-        data_dir=data_dir,
-        manifest=build_manifest(rows, source=NAME),
-        class_names=("synthetic", "original") if task == "original" else ("benign", "malignant"),
-        read_image=image_reader(data_dir),
-        notes=_notes(originals, synthetic, task),
-    )
+    notes = ["Every image is a patch: INPUT has no effect."]
+    unnamed = sum(not common.patient_from_name(path.stem) for path in originals)
+    if unnamed:
+        notes.append(f"{unnamed} originals carry no patient in their name: each counts as a patient of its own.")
+    if task == "original":
+        batches = {batch_of(path) for path in synthetic} - {""}
+        notes.append(
+            f"Synthetic images are grouped by generator batch ({len(batches)} batches), originals by patient; images "
+            "of the same name in both folders stay on one side of every split."
+        )
+    else:
+        notes.append(f"{len(synthetic)} synthetic images are excluded: task malignant uses originals.")
+    class_names = ("synthetic", "original") if task == "original" else ("benign", "malignant")
+    return common.make_dataset(NAME, data_dir, rows, class_names, notes=notes)
 
 
-def _files(data_dir, suffix, names):
+def find_pictures(data_dir: Path, suffix: str, names: tuple[str, ...]) -> list[Path]:
     """Return the sorted files of the folder called one of `names`, else of the only one that holds such files."""
-    folders = sorted(path for path in data_dir.iterdir() if path.is_dir())
-    named = [folder for folder in folders if folder.name.lower() in names and any(folder.glob(f"*{suffix}"))]
-    holding = named or [folder for folder in folders if any(folder.glob(f"*{suffix}"))]
+    holding = [path for path in sorted(data_dir.iterdir()) if path.is_dir() and any(path.glob(f"*{suffix}"))]
+    holding = [folder for folder in holding if folder.name.lower() in names] or holding
     if len(holding) != 1:
         found = "no folder holds" if not holding else "more than one folder holds"
         raise DataError(
@@ -72,53 +71,36 @@ def _files(data_dir, suffix, names):
     return sorted(path for path in holding[0].glob(f"*{suffix}") if path.is_file())
 
 
-def _original_row(path, task):
-    side, view = side_and_view(path.stem)
-    pathology = _LETTERS.get(path.stem.rpartition("_")[2], "")
-    row = {
+def original_row(path: Path, task: str) -> dict:
+    """Return the manifest row of an original; its name ends in the pathology's letter."""
+    pathology = LETTERS.get(path.stem.rpartition("_")[2], "")
+    is_unknown = task == "malignant" and not pathology
+    return {
         "image_id": path.stem,
-        "patient_id": patient_from_name(path.stem) or path.stem,
-        "side": side,
-        "view": view,
+        "patient_id": common.patient_from_name(path.stem) or path.stem,
+        **common.side_and_view(path.stem),
         "pathology": "ORIGINAL" if task == "original" else pathology,
         "label": 1 if task == "original" else int(pathology == "MALIGNANT"),
         "lesion": pathology,
+        "exclusion_reason": "the file's name ends in neither _M nor _B" if is_unknown else "",
     }
-    if task == "malignant" and not pathology:
-        row["exclusion_reason"] = "the file's name ends in neither _M nor _B"
-    return row
 
 
-def _synthetic_row(path, task, original_stems):
-    batch = _BATCH.match(path.stem)
-    if path.stem in original_stems:
-        patient = patient_from_name(path.stem) or path.stem
-    else:
-        patient = batch.group(1) if batch else path.stem
-    word = _WORD.search(path.stem)
-    row = {
+def batch_of(path: Path) -> str:
+    """Return the generator's batch of `batch_<b>_<i>_malignant.npz`; "" where the name has none."""
+    match = re.match(r"(batch_\d+)_", path.stem)
+    return match.group(1) if match else ""
+
+
+def synthetic_row(path: Path, task: str, original_stems: set[str]) -> dict:
+    """Return the manifest row of a synthetic image; the stem of an original makes it that patient's."""
+    is_pair = path.stem in original_stems
+    word = re.search(r"(benign|malignant)", path.stem, re.IGNORECASE)
+    return {
         "image_id": f"synthetic_{path.stem}",
-        "patient_id": patient,
+        "patient_id": (common.patient_from_name(path.stem) if is_pair else batch_of(path)) or path.stem,
         "pathology": "SYNTHETIC",
         "label": 0,
         "lesion": word.group(1).upper() if word else "",
+        "exclusion_reason": "synthetic image: task malignant uses originals" if task == "malignant" else "",
     }
-    if task == "malignant":
-        row["exclusion_reason"] = "synthetic image: task malignant uses originals"
-    return row
-
-
-def _notes(originals, synthetic, task):
-    notes = ["Every image is a patch: INPUT has no effect."]
-    unnamed = sum(not patient_from_name(path.stem) for path in originals)
-    if unnamed:
-        notes.append(f"{unnamed} originals carry no patient in their name: each counts as a patient of its own.")
-    batches = {match.group(1) for path in synthetic if (match := _BATCH.match(path.stem))}
-    if task == "original":
-        notes.append(
-            f"Synthetic images are grouped by generator batch ({len(batches)} batches), originals by patient; images "
-            "of the same name in both folders stay on one side of every split."
-        )
-    else:
-        notes.append(f"{len(synthetic)} synthetic images are excluded: task malignant uses originals.")
-    return tuple(notes)

@@ -1,0 +1,55 @@
+"""The embedded data set: phantom patients, drawn by the package `phantoms` in the files of a real layout."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from shared.data.readers import cbis_ddsm
+from shared.data.readers.common import Dataset
+from shared.run import DataError, read_json, write_json
+
+
+def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dataset:
+    """Read the demo data, which have the form of CBIS-DDSM; see `cbis_ddsm.load`."""
+    dataset = cbis_ddsm.load(data_dir, task=task, input=input)
+    # drawn, and so of no patient of the data set whose form they have
+    return replace(dataset, name="demo", manifest=dataset.manifest.assign(source="demo"))
+
+
+def provide_demo(
+    folder: Path | str,
+    *,
+    layout: str = "cbis-ddsm",
+    patients: int | None = None,
+    seed: int = 0,
+    acquisition: str = "A",
+) -> Path:
+    """Draw phantom patients into `folder`, unless this version of `phantoms` drew the same there already.
+
+    Args:
+        folder: written anew where the generator or an option has changed; what was drawn is noted in
+            `<folder>.json` beside it.
+        layout: one of `phantoms.LAYOUTS`.
+        patients: how many; None takes the layout's default.
+        seed: the same seed draws the same files.
+        acquisition: "A", or "B" for other patients of a second hospital with another film and share of cancers.
+    Returns:
+        the folder.
+    Raises:
+        DataError: an option that is not known, or a folder that cannot be written.
+    """
+    import phantoms
+
+    folder = Path(folder)
+    options = {"layout": layout, "patients": patients, "seed": seed, "acquisition": acquisition}
+    note, drawn = folder.with_suffix(".json"), {"generator": phantoms.fingerprint(), **options}
+    if folder.is_dir() and note.exists() and read_json(note) == drawn:
+        return folder
+    try:
+        note.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        phantoms.write_demo_data(folder, layout=layout, patients=patients, seed=seed, acquisition=acquisition)
+    except (ValueError, OSError) as error:
+        raise DataError(str(error)) from None
+    write_json(note, drawn)
+    return folder

@@ -1,0 +1,218 @@
+"""Read an image file of any supported type as one grey plane: JPEG, PNG, TIFF, PGM, BMP, DICOM, NumPy.
+
+This is where a file becomes pixels. Every class and every source takes this path.
+"""
+
+import warnings
+import zipfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from shared.run import DataError
+
+MAX_PIXELS = 89_000_000  # more than any mammogram; what is larger is refused before it is decoded
+MAX_BYTES = 12 * MAX_PIXELS  # of one array: three channels of float32
+REDUCED = {
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    1: cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH,
+}
+
+
+def inside(data_dir: Path, relative: str) -> Path:
+    """Return the file that a table or manifest calls `relative`; a `#fragment` at its end is left out.
+
+    Symbolic links below the data directory are followed: a folder may lie on another disk.
+
+    Raises:
+        DataError: an absolute path, or one with `..`.
+    """
+    text = str(relative).split("#")[0].replace("\\", "/")
+    if not text or text.startswith("/") or ".." in text.split("/") or ":" in text.split("/")[0]:
+        raise DataError(f"{relative!r}: not a path below the data directory; correct it where it is listed")
+    return Path(data_dir) / text
+
+
+def read_grey(path: Path | str, *, min_side: int | None = None) -> np.ndarray:
+    """Read an image file of any supported type as one grey plane.
+
+    Args:
+        path: JPEG, PNG, TIFF, PGM or BMP; DICOM (`.dcm`); NumPy (`.npy`, `.npz` with one array).
+        min_side: pixels. A JPEG may then be decoded at 1/2, 1/4 or 1/8 of its size (the discrete cosine transform
+            does it, antialiased) as long as its shorter side keeps at least this length.
+    Returns:
+        uint8, uint16 or floating-point (H, W), as stored.
+    Raises:
+        DataError: names the file and what is wrong with it.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size if path.is_file() else -1
+    except OSError:  # a name that no file can have
+        size = -1
+    if size <= 0:
+        raise DataError(f"{path.name}: " + ("no such file" if size < 0 else "an empty file; fetch it again"))
+    suffix = path.suffix.lower()
+    if suffix == ".dcm":
+        return read_dicom(path)
+    if suffix in (".npz", ".npy"):
+        return read_array(path)
+    kind, height, width = read_header(path)
+    check_whole(path, kind)
+    needed = min_side if kind == "JPEG" and min_side else max(height, width)
+    factor = next((factor for factor in (8, 4, 2) if min(height, width) // factor >= needed), 1)
+    image = cv2.imread(str(path), REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        raise DataError(f"{path.name}: cannot be decoded; fetch the file again")
+    return as_grey(image, path.name)
+
+
+def read_header(path: Path) -> tuple[str, int, int]:
+    """Return (kind, height, width) of an image or DICOM file without decoding it; raises DataError."""
+    try:
+        if path.suffix.lower() == ".dcm":
+            header = open_dicom(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
+            return "DICOM", int(header.Rows), int(header.Columns)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                kind, (width, height) = str(image.format), image.size
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, AttributeError):
+        raise DataError(f"{path.name}: not an image that can be read; fetch the file again") from None
+    except Image.DecompressionBombError:
+        width = height = MAX_PIXELS
+    if width * height > MAX_PIXELS:
+        raise DataError(f"{path.name}: more than {MAX_PIXELS:,} pixels; no mammogram is that large")
+    return kind, height, width
+
+
+def check_whole(path: Path, kind: str) -> None:
+    """Raise DataError where a JPEG or PNG was cut off: decoders fill the rest with grey and only mutter."""
+    end = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}.get(kind, b"")
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 4096))
+        if end not in file.read():
+            raise DataError(f"{path.name}: truncated {kind} (its end is missing); fetch the file again")
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Read a `.npy` file, or the only array of a `.npz` file, as a grey plane; never unpickles.
+
+    Returns:
+        uint8, uint16 or floating-point (H, W), finite; see `as_grey`.
+    Raises:
+        DataError: more than one array, pickled objects, too many pixels, not a plane, NaN or infinity.
+    """
+    try:
+        with ExitStack() as stack:
+            if path.suffix.lower() == ".npy":
+                file: Any = stack.enter_context(open(path, "rb"))
+            else:
+                archive = stack.enter_context(zipfile.ZipFile(path))
+                names = [name for name in archive.namelist() if name.endswith(".npy")]
+                if len(names) != 1:
+                    raise DataError(f"{path.name}: {len(names)} arrays where one is expected; keep one a file")
+                file = stack.enter_context(archive.open(names[0]))
+            check_array_header(file, path.name)
+            file.seek(0)
+            array = np.lib.format.read_array(file, allow_pickle=False)
+    except DataError:
+        raise
+    except Exception as error:  # zipfile, zlib and the header parser raise many types on damaged files
+        raise DataError(f"{path.name}: not a readable NumPy file ({str(error)[:80]}); save it again") from None
+    return as_grey(array, path.name)
+
+
+def check_array_header(file: IO[bytes], name: str) -> None:
+    """Raise DataError where the header of a `.npy` file says that unpacking it would be unsafe or useless."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise DataError(f"{name}: holds pickled Python objects, which could run code; save a plain array")
+    values = int(np.prod(shape, dtype=np.float64))
+    channels = shape[-1] if len(shape) == 3 and shape[-1] in (3, 4) else 1
+    if values > channels * MAX_PIXELS or values * dtype.itemsize > MAX_BYTES:
+        raise DataError(f"{name}: an array of shape {shape}, far larger than a mammogram")
+    if dtype.kind not in "buif":
+        raise DataError(f"{name}: an array of type {dtype}; numbers are expected")
+
+
+def as_grey(array: np.ndarray, name: str) -> np.ndarray:
+    """Return `array` as a plane (H, W) of uint8, uint16 or float; `name` is for the error line.
+
+    An axis of length 1 is dropped; of three or four channels, the first three are averaged.
+    """
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    elif array.ndim == 3 and array.shape[0] == 1:
+        array = array[0]
+    elif array.ndim == 3 and array.shape[-1] in (3, 4):
+        array = array[..., :3].mean(axis=-1)
+    if array.ndim != 2 or array.size == 0:
+        raise DataError(f"{name}: an array of shape {array.shape}; one grey plane (height, width) is expected")
+    if array.dtype in (np.uint8, np.uint16):
+        return array
+    if array.dtype == bool:
+        return array.astype(np.uint8) * 255
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise DataError(f"{name}: holds NaN, infinity or numbers beyond float32; repair or remove the file")
+    return array
+
+
+def open_dicom(path: Path, **options: Any) -> Any:
+    """Open a DICOM file with `pydicom.dcmread`, unless its data set is compressed as a whole.
+
+    Such a file (transfer syntax "deflated") is inflated in one go, however large it becomes; no mammogram has it.
+
+    Raises:
+        DataError: a deflated data set, or whatever pydicom raises on a damaged file.
+    """
+    import pydicom
+
+    try:
+        meta = pydicom.filereader.read_file_meta_info(path)
+        if meta.get("TransferSyntaxUID") == pydicom.uid.DeflatedExplicitVRLittleEndian:
+            raise DataError(f"{path.name}: a DICOM data set compressed as a whole; save it without")
+        return pydicom.dcmread(path, **options)
+    except DataError:
+        raise
+    except Exception as error:  # pydicom raises many types on damaged files
+        raise DataError(f"{path.name}: not a readable DICOM image ({str(error)[:80]}); fetch it again") from None
+
+
+def read_dicom(path: Path) -> np.ndarray:
+    """Read a DICOM image: modality and VOI transforms applied, MONOCHROME1 inverted (pydicom; DICOM PS3.3 C.11).
+
+    Returns:
+        uint16 or float32 (H, W), brighter = denser.
+    Raises:
+        DataError: not DICOM, no pixels, more than one plane.
+    """
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    dataset = open_dicom(path)
+    try:
+        pixels = int(dataset.get("Rows", 0)) * int(dataset.get("Columns", 0))
+        if not 0 < pixels <= MAX_PIXELS:
+            raise DataError(f"{path.name}: {pixels:,} pixels; a mammogram has up to {MAX_PIXELS:,}")
+        frames = int(dataset.get("NumberOfFrames") or 1)
+        if frames != 1:
+            raise DataError(f"{path.name}: {frames} frames; export the mammogram, not the tomosynthesis")
+        image = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
+    except DataError:
+        raise
+    except Exception as error:  # pydicom and its decoders raise many types
+        raise DataError(f"{path.name}: not a readable DICOM image ({str(error)[:80]}); fetch it again") from None
+    image = as_grey(image, path.name)
+    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
+        image = (image.max() + image.min()) - image
+    return image
