@@ -1,14 +1,58 @@
-"""Keras on TensorFlow, imported in one place, without the notices that TensorFlow prints while it loads."""
+"""Keras on TensorFlow, imported in one place and without the notices it prints while it loads; and its devices."""
 
+import contextlib
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings and errors only, once it runs
-
+from shared.run import UsageError
 from shared.run.native_output import quiet_native_output
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings and errors only, once it runs
 with quiet_native_output():
     import keras
     import tensorflow as tf
+    from keras import KerasTensor as Tensor
     from keras import layers, ops
 
-__all__ = ["keras", "layers", "ops", "tf"]
+__all__ = ["Tensor", "keras", "layers", "ops", "quiet_native_output", "tf"]
+
+
+def set_up_devices(*, threads: int = 0, mixed_precision: bool = True) -> str:
+    """Prepare TensorFlow: GPU memory on demand, mixed precision on GPUs only, number of CPU threads.
+
+    Call it before anything else uses TensorFlow; thread counts cannot change later and are then left as they are.
+
+    Args:
+        threads: CPU threads; 0 leaves TensorFlow's choice.
+        mixed_precision: False keeps float32 on GPUs too.
+    Returns:
+        one line that says which versions and devices will be used.
+    """
+    versions = f"Keras {keras.__version__}, TensorFlow {tf.__version__}"
+    gpus = tf.config.list_physical_devices("GPU")
+    with contextlib.suppress(RuntimeError):  # TensorFlow is running already
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        if threads:
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+    if gpus and mixed_precision:
+        keras.config.set_dtype_policy("mixed_float16")
+        return f"{versions}; {len(gpus)} GPU(s), mixed precision"
+    return f"{versions}; {len(gpus)} GPU(s)" if gpus else f"{versions}; no GPU found: training on the CPU"
+
+
+def multi_gpu_scope(strategy: str = "auto") -> contextlib.AbstractContextManager:
+    """Return the context in which a model is built and trained so that `fit` uses several GPUs of this machine.
+
+    Args:
+        strategy: "none"; "mirrored" for a `tf.distribute.MirroredStrategy` over all GPUs, or over the virtual CPU
+            devices where there are several and no GPU; "auto" for mirrored where there are two GPUs or more.
+    Raises:
+        UsageError: another word.
+    """
+    if strategy not in ("auto", "none", "mirrored"):
+        raise UsageError(f"STRATEGY: {strategy!r} is not one of auto, none, mirrored")
+    gpus = tf.config.list_logical_devices("GPU")
+    if strategy == "none" or (strategy == "auto" and len(gpus) < 2):
+        return contextlib.nullcontext()
+    devices = gpus or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in devices]).scope()

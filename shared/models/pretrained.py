@@ -2,83 +2,81 @@
 
 import os
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import h5py
 
 from shared.run import UsageError, project_root
+
+if TYPE_CHECKING:
+    import keras
 
 KEYWORDS = ("imagenet", "demo", "none")
 DEMO_BACKBONE = "mobilenetv2"
 DEMO_FILE = Path(__file__).parent / "weights/mobilenetv2_0.35_demo.weights.h5"
-KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
-
-
-@dataclass(frozen=True)
-class WeightsSource:
-    """Where Keras keeps the ImageNet weights of a backbone, and how large the network without top is."""
-
-    url: str
-    parameters: dict  # number of values -> width (alpha), 1.0 where there is only one
-
-
-_VGG = WeightsSource(f"{KERAS_URL}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5", {14714688: 1.0})
-SOURCES = {
-    "mobilenetv2": WeightsSource(
-        f"{KERAS_URL}/mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
+_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
+_VGG = (f"{_URL}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5", {14714688: 1.0})
+SOURCES = {  # backbone: where Keras gets its ImageNet weights, {number of values without top: width}
+    "mobilenetv2": (
+        f"{_URL}/mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
         {410208: 0.35, 706224: 0.5, 1382064: 0.75, 2257984: 1.0, 3766048: 1.3, 4363712: 1.4},
     ),
-    "efficientnetb0": WeightsSource(f"{KERAS_URL}/efficientnetb0_notop.h5", {4049571: 1.0}),
+    "efficientnetb0": (f"{_URL}/efficientnetb0_notop.h5", {4049571: 1.0}),
     "vgg16": _VGG,
     "vgg16_medical": _VGG,
-    "efficientnetv2b0": WeightsSource(f"{KERAS_URL}/efficientnet_v2/efficientnetv2-b0_notop.h5", {5919312: 1.0}),
-    "convnext_tiny": WeightsSource(f"{KERAS_URL}/convnext/convnext_tiny_notop.h5", {27820128: 1.0}),
+    "efficientnetv2b0": (f"{_URL}/efficientnet_v2/efficientnetv2-b0_notop.h5", {5919312: 1.0}),
+    "convnext_tiny": (f"{_URL}/convnext/convnext_tiny_notop.h5", {27820128: 1.0}),
 }
 
 
-def parse_spec(spec):
-    """Split `WEIGHTS` into {backbone: keyword or path}; a keyword or a lone path is kept under "".
+@dataclass(frozen=True)
+class Weights:
+    """The first weights of one backbone."""
+
+    file: str  # "none", "imagenet" or a path: what `build(weights=…)` takes
+    label: str  # for the table: a keyword, or the file's name
+    alpha: float = 1.0  # width of MobileNetV2
+
+
+def parse_spec(spec: str) -> dict[str, str]:
+    """Split the parameter `WEIGHTS` into {backbone: keyword or path}; a lone keyword or path is kept under "".
 
     Args:
         spec: "imagenet", "demo" (also ""), "none", a path, or "backbone=path[,backbone=path]".
-    Returns:
-        dict
-    Raises:
-        UsageError: an unknown backbone.
     """
     if "=" not in spec:
         return {"": spec or "demo"}
-    pairs = dict(part.strip().split("=", 1) if "=" in part else ("", part.strip()) for part in spec.split(","))
+    pairs = {name.strip(): path for name, _, path in (part.strip().partition("=") for part in spec.split(","))}
     for backbone in pairs:
         if backbone not in SOURCES:
             raise UsageError(f"WEIGHTS: {backbone!r} is not a backbone; take one of {', '.join(SOURCES)}")
+    if "vgg16" in pairs:
+        pairs.setdefault("vgg16_medical", pairs["vgg16"])
     return pairs
 
 
-def available_backbones(spec):
-    """Return the backbones that `spec` gives weights for, in the order of `SOURCES`.
-
-    "imagenet" and "none" serve all; "demo" only the one that is bundled; a file those whose network it fits.
-    """
+def available_backbones(spec: str) -> tuple[str, ...]:
+    """Return the backbones that `spec` gives weights for; a lone file serves those whose network it fits."""
     pairs = parse_spec(spec)
-    if "" in pairs and pairs[""] in ("imagenet", "none"):
+    if "" not in pairs:
+        return tuple(name for name in SOURCES if name in pairs)
+    if pairs[""] in ("imagenet", "none"):
         return tuple(SOURCES)
-    if pairs.get("") == "demo":
+    if pairs[""] == "demo":
         return (DEMO_BACKBONE,)
-    if "" in pairs:
-        size = _count_values(find_file(pairs[""]))
-        return tuple(name for name, source in SOURCES.items() if size in source.parameters)
-    given = set(pairs) | ({"vgg16_medical"} if "vgg16" in pairs else set())
-    return tuple(name for name in SOURCES if name in given)
+    size = count_values(find_file(pairs[""]))
+    return tuple(name for name, (_, sizes) in SOURCES.items() if size in sizes)
 
 
-def choose_backbones(wanted, spec):
-    """Return those of the wanted backbones that `spec` gives weights for, and why the others are left out.
+def choose_backbones(wanted: Sequence[str], spec: str) -> tuple[list[str], dict[str, str]]:
+    """Return those of the wanted backbones that `spec` gives weights for, and {name: reason} of the others.
 
     Args:
-        wanted: names of `SOURCES`.
+        wanted: names of backbones.
         spec: the parameter `WEIGHTS`.
-    Returns:
-        (list of names, {name: reason})
     Raises:
         UsageError: an unknown name, or none that there are weights for.
     """
@@ -89,74 +87,62 @@ def choose_backbones(wanted, spec):
     chosen = [name for name in wanted if name in available]
     if not chosen:
         raise UsageError(f"BACKBONES: WEIGHTS {spec!r} gives weights for {', '.join(available)} only; add one of them")
-    left_out = [name for name in wanted if name not in available]
-    return chosen, {name: f"WEIGHTS {label(spec, name) or 'given'} has none for it" for name in left_out}
+    lone = parse_spec(spec).get("", "given")
+    reason = f"WEIGHTS {lone if lone in KEYWORDS else Path(lone).name} has none for it"
+    return chosen, {name: reason for name in wanted if name not in available}
 
 
-def resolve_weights(spec, backbone):
-    """Return what `models.build(weights=…)` takes for `backbone`: "imagenet", "none", or the path of a checked file.
+def find_weights(spec: str, backbone: str) -> Weights:
+    """Find and check the weights that `spec` gives for `backbone`.
 
-    Args:
-        spec: the parameter `WEIGHTS`.
-        backbone: a name of `SOURCES`.
-    Returns:
-        str
     Raises:
-        UsageError: no weights for this backbone, a missing or broken file, or a file of another network. One line
-            that says which file is meant, where to get it and where to put it.
+        UsageError: no weights for this backbone, a missing or broken file, or a file of another network.
     """
     pairs = parse_spec(spec)
-    value = pairs.get(backbone) or pairs.get("") or (pairs.get("vgg16") if backbone == "vgg16_medical" else None)
+    value = pairs.get(backbone, pairs.get(""))
     if value is None:
         raise UsageError(f"WEIGHTS: {spec!r} gives none for {backbone}; add {backbone}=FILE")
     if value in ("imagenet", "none"):
-        return value
-    if value == "demo":
-        if backbone != DEMO_BACKBONE:
-            raise UsageError(f"WEIGHTS: the bundled demo weights are for {DEMO_BACKBONE} only, not for {backbone}")
-        return str(check_file(DEMO_FILE, backbone))
-    return str(check_file(find_file(value), backbone))
+        return Weights(value, value)
+    if value == "demo" and backbone != DEMO_BACKBONE:
+        raise UsageError(f"WEIGHTS: the bundled demo weights are for {DEMO_BACKBONE} only, not for {backbone}")
+    path = DEMO_FILE if value == "demo" else find_file(value)
+    return Weights(str(path), "demo" if value == "demo" else path.name, check_file(path, backbone))
 
 
-def check(spec):
+def check_weights(spec: str) -> None:
     """Check `WEIGHTS` without TensorFlow: raise UsageError where a later training would fail on it."""
-    pairs = parse_spec(spec)
-    if pairs.get("") == "imagenet":
-        check_imagenet(DEMO_BACKBONE)
-    elif "" in pairs and pairs[""] not in KEYWORDS and not available_backbones(spec):
-        path = find_file(pairs[""])
-        raise UsageError(f"{path}: its {_count_values(path):,} values fit none of {', '.join(SOURCES)} without top")
-    else:
-        for backbone in available_backbones(spec):
-            resolve_weights(spec, backbone)
+    lone = parse_spec(spec).get("", "")
+    backbones = available_backbones(spec)
+    if not backbones:
+        path = find_file(lone)
+        raise UsageError(f"{path}: its {count_values(path):,} values fit none of {', '.join(SOURCES)} without top")
+    for backbone in backbones:
+        find_weights(spec, backbone)
+    if lone == "imagenet" and not imagenet_cache(DEMO_BACKBONE).exists():
+        try:
+            request = urllib.request.Request(SOURCES[DEMO_BACKBONE][0], method="HEAD")
+            urllib.request.urlopen(request, timeout=10).close()
+        except OSError as error:
+            raise missing_imagenet(DEMO_BACKBONE, error) from None
 
 
-def check_imagenet(backbone):
-    """Raise UsageError where the ImageNet weights of `backbone` are neither in Keras' cache nor to be had."""
-    source, path = SOURCES[backbone], imagenet_cache(backbone)
-    if path.exists():
-        return
-    try:
-        urllib.request.urlopen(urllib.request.Request(source.url, method="HEAD"), timeout=10).close()
-    except OSError as error:
-        raise _missing_imagenet(backbone, error) from None
-
-
-def imagenet_cache(backbone):
+def imagenet_cache(backbone: str) -> Path:
     """Return where Keras keeps the ImageNet weights of `backbone`."""
     home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
-    return Path(home) / "models" / SOURCES[backbone].url.rsplit("/", 1)[1]
+    return Path(home) / "models" / SOURCES[backbone][0].rsplit("/", 1)[1]
 
 
-def _missing_imagenet(backbone, error):
+def missing_imagenet(backbone: str, error: Exception) -> UsageError:
+    """Return an error that says where to get the ImageNet weights of `backbone` and where to put them."""
     reason = " ".join(str(error).split())[:120]
     return UsageError(
-        f"WEIGHTS: no ImageNet weights for {backbone} ({reason}): get {SOURCES[backbone].url} and put it at "
+        f"WEIGHTS: no ImageNet weights for {backbone} ({reason}): get {SOURCES[backbone][0]} and put it at "
         f"{imagenet_cache(backbone)}, or choose WEIGHTS demo, none or {backbone}=FILE"
     )
 
 
-def find_file(value):
+def find_file(value: str) -> Path:
     """Return the path of a weights file, relative to the current folder or to the project's."""
     path = Path(value).expanduser()
     for candidate in (path, project_root() / path):
@@ -167,57 +153,38 @@ def find_file(value):
     )
 
 
-def check_file(path, backbone):
-    """Return `path` if it holds the weights of `backbone` without top; raise UsageError that says what is wrong."""
+def check_file(path: Path | str, backbone: str) -> float:
+    """Return the width of the network whose weights a file holds; UsageError if it is not `backbone` without top."""
     if not Path(path).is_file():
         raise UsageError(f"WEIGHTS: {path} is missing; restore it from the project, or choose WEIGHTS none")
-    size = _count_values(path)
-    if size not in SOURCES[backbone].parameters:
-        expected = " or ".join(f"{count:,}" for count in SOURCES[backbone].parameters)
-        fitting = [name for name, source in SOURCES.items() if size in source.parameters]
+    size, sizes = count_values(path), SOURCES[backbone][1]
+    if size not in sizes:
+        expected = " or ".join(f"{count:,}" for count in sizes)
+        fitting = [name for name, (_, others) in SOURCES.items() if size in others]
         hint = f"it fits {fitting[0]}" if fitting else "take a file without top (include_top=False)"
         raise UsageError(f"{path}: holds {size:,} values, {backbone} without top has {expected}; {hint}")
-    return path
+    return sizes[size]
 
 
-def alpha_of(weights):
-    """Return the width of MobileNetV2 that a weights file holds; 1.0 for "imagenet" and "none"."""
-    if weights in ("imagenet", "none"):
-        return 1.0
-    return SOURCES["mobilenetv2"].parameters.get(_count_values(weights), 1.0)
-
-
-def label(spec, backbone):
-    """Return what the table's `weights` column says for `backbone`: a keyword, or the file's name."""
-    pairs = parse_spec(spec)
-    value = pairs.get(backbone) or pairs.get("") or pairs.get("vgg16", "")
-    return value if value in KEYWORDS else Path(value).name
-
-
-def load_into(network, backbone, weights, alpha=1.0):
-    """Load weights into a network of `keras.applications` that was built without top.
+def load_into(network: "keras.Model", backbone: str, weights: str, alpha: float = 1.0) -> None:
+    """Load weights ("none", "imagenet" or a path) into a network of `keras.applications` that was built without top.
 
     Args:
-        network: keras.Model.
-        backbone: its name in `SOURCES`.
-        weights: "none", "imagenet" or a path.
-        alpha: width of MobileNetV2.
+        network: of width `alpha`.
     Raises:
         UsageError: not to be had, broken, or of another network.
     """
+    path = weights
     if weights == "none":
         return
-    path = weights
     if weights == "imagenet":
         from shared.models.backend import keras
 
-        url = SOURCES[backbone].url.replace(
-            "_1.0_", f"_{alpha:.1f}_" if alpha != 0.35 and alpha != 0.75 else f"_{alpha}_"
-        )
+        url = SOURCES[backbone][0].replace("_1.0_", f"_{float(alpha)}_")
         try:
             path = keras.utils.get_file(origin=url, cache_subdir="models")
         except Exception as error:  # get_file raises a bare Exception where there is no network
-            raise _missing_imagenet(backbone, error) from None
+            raise missing_imagenet(backbone, error) from None
     else:
         check_file(weights, backbone)
     try:
@@ -227,21 +194,13 @@ def load_into(network, backbone, weights, alpha=1.0):
         raise UsageError(f"{path}: not the weights of {backbone} without top ({reason})") from None
 
 
-def _count_values(path):
+def count_values(path: Path | str) -> int:
     """Count the values of a Keras weights file (`.weights.h5` or the older `.h5`), without optimiser state."""
-    import h5py
-
-    total = 0
-
-    def add(name, item):
-        nonlocal total
-        if isinstance(item, h5py.Dataset) and not name.startswith(("optimizer", "optimizer_weights")):
-            total += item.size
-
+    sizes: dict[str, int] = {}
     try:
         with h5py.File(path, "r") as file:
-            file.visititems(add)
+            file.visititems(lambda name, item: sizes.update({name: getattr(item, "size", 0)}))
     except OSError as error:
         reason = "truncated" if "truncated" in str(error) else "not an HDF5 file, or broken"
         raise UsageError(f"{path}: {reason}; get the weights file again") from None
-    return total
+    return sum(size for name, size in sizes.items() if not name.startswith("optimizer"))

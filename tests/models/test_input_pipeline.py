@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from shared.models import input_pipeline
+from shared.run import UsageError
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (20, 8, 8), dtype=np.uint8)
@@ -25,7 +26,9 @@ def test_without_shuffling_the_rows_come_as_they_are():
 
 def test_shuffling_changes_order_each_epoch_keeps_pairs_and_repeats_with_the_seed():
     def epochs(seed):
-        dataset = input_pipeline.make_dataset(IMAGES, np.arange(20), range(20), batch_size=6, shuffle=True, seed=seed)
+        dataset = input_pipeline.make_dataset(
+            IMAGES, np.arange(20), range(20), batch_size=6, order="shuffled", seed=seed
+        )
         return [collect(dataset)[1].astype(int) for _ in range(2)], collect(dataset)
 
     (first, second), (images, numbers) = epochs(1)
@@ -36,45 +39,49 @@ def test_shuffling_changes_order_each_epoch_keeps_pairs_and_repeats_with_the_see
     assert list(epochs(2)[0][0]) != list(first)
 
 
-def test_balanced_batches_draw_both_classes_alike_and_keep_the_epochs_length():
-    rows = np.tile(np.arange(20), 20)
-    _, labels = collect(input_pipeline.make_dataset(IMAGES, LABELS, rows, batch_size=16, shuffle=True, balanced=True))
-    assert len(labels) == len(rows)
-    assert 0.4 < labels.mean() < 0.6
+def test_balanced_batches_draw_both_classes_alike_anew_in_each_epoch():
+    dataset = input_pipeline.make_dataset(IMAGES, LABELS, range(20), batch_size=16, order="balanced")
+    first, labels = collect(dataset)
+    assert len(labels) == 20
+    assert labels.mean() == 0.5
+    assert not np.array_equal(first, collect(dataset)[0])
+    rare = {image.tobytes() for image in first[labels == 1]}
+    assert rare == {image.tobytes() for image in IMAGES[16:]}  # each of them before any comes again
 
 
-def test_eight_views_are_all_different_and_the_first_is_the_image():
+def test_eight_orientations_are_all_different_and_the_first_is_the_image():
     image = np.arange(16, dtype=np.uint8).reshape(1, 4, 4)
-    views = [input_pipeline.turn(image, np.array([view]))[0] for view in input_pipeline.ALL_VIEWS]
-    np.testing.assert_array_equal(views[0], image[0])
-    np.testing.assert_array_equal(views[1], np.rot90(image[0]))
-    np.testing.assert_array_equal(views[4], image[0][:, ::-1])
-    assert len({view.tobytes() for view in views}) == 8
+    found = [input_pipeline.orient(image, np.array([k]))[0] for k in input_pipeline.ORIENTATIONS]
+    np.testing.assert_array_equal(found[0], image[0])
+    np.testing.assert_array_equal(found[1], np.rot90(image[0]))
+    np.testing.assert_array_equal(found[4], image[0][:, ::-1])
+    assert len({copy.tobytes() for copy in found}) == 8
 
 
-def test_every_view_of_a_row_comes_before_the_next_row():
-    dataset = input_pipeline.make_dataset(IMAGES, LABELS, [4, 9], batch_size=3, views=(0, 2))
+def test_every_orientation_of_a_row_comes_before_the_next_row():
+    dataset = input_pipeline.make_dataset(IMAGES, LABELS, [4, 9], batch_size=3, orientations=(0, 2))
     images, _ = collect(dataset)
     expected = [IMAGES[4], np.rot90(IMAGES[4], 2), IMAGES[9], np.rot90(IMAGES[9], 2)]
     np.testing.assert_array_equal(images[..., 0], expected)
 
 
-def test_shuffled_views_are_drawn_at_random():
+def test_shuffled_orientations_are_drawn_at_random():
     dataset = input_pipeline.make_dataset(
-        IMAGES, LABELS, [2] * 64, batch_size=64, shuffle=True, views=input_pipeline.ALL_VIEWS
+        IMAGES, LABELS, [2] * 64, batch_size=64, order="shuffled", orientations=input_pipeline.ORIENTATIONS
     )
     images, _ = collect(dataset)
     assert len({image.tobytes() for image in images}) == 8
 
 
-def test_a_source_of_its_own_is_read_row_by_row_and_view_by_view():
-    class Source:
-        def read(self, rows, views):
-            return np.stack([rows, views], axis=1).astype(np.float32)
-
-    images, labels = collect(input_pipeline.make_dataset(Source(), LABELS, [18, 1], batch_size=4, views=(0, 5)))
-    np.testing.assert_array_equal(images, [[18, 0], [18, 5], [1, 0], [1, 5]])
+def test_cached_features_are_read_row_by_row_and_column_by_column():
+    cached = input_pipeline.CachedFeatures(np.arange(20 * 2 * 3).reshape(20, 2, 3).astype(np.float16))
+    images, labels = collect(
+        input_pipeline.make_dataset(cached, LABELS, [18, 1], batch_size=4, orientations=cached.columns)
+    )
+    np.testing.assert_array_equal(images, cached.array[[18, 18, 1, 1], [0, 1, 0, 1]])
     np.testing.assert_array_equal(labels, [1, 1, 0, 0])
+    assert images.dtype == np.float32
+    np.testing.assert_allclose(cached.averaged()[2], [13.5, 14.5, 15.5])
 
 
 def test_augmentation_changes_images_keeps_the_range_and_repeats_with_the_seed():
@@ -90,17 +97,16 @@ def test_augmentation_changes_images_keeps_the_range_and_repeats_with_the_seed()
     np.testing.assert_array_equal(images, augmented(0))
 
 
-def test_without_labels_there_are_images_alone_and_no_rows_are_refused():
+def test_without_labels_there_are_images_alone():
     batches = list(input_pipeline.make_dataset(IMAGES, None, [1, 2, 3], batch_size=2))
-    assert [tuple(batch.shape) for batch in batches] == [(2, 8, 8, 1)] * 2  # all alike: compiled once
-    augment = input_pipeline.make_augmentation(seed=0)
-    changed = list(input_pipeline.make_dataset(IMAGES, None, [1, 2, 3], batch_size=2, augment=augment))
-    assert [tuple(batch.shape) for batch in changed] == [(2, 8, 8, 1)] * 2
-    np.testing.assert_array_equal(np.concatenate(batches)[..., 0], IMAGES[[1, 2, 3, 3]])
-    (batch,) = input_pipeline.make_dataset(IMAGES, None, [1, 2], batch_size=64)
-    assert batch.shape == (2, 8, 8, 1)
+    np.testing.assert_array_equal(np.concatenate(batches)[..., 0], IMAGES[[1, 2, 3]])
+
+
+def test_no_rows_and_unknown_orders_are_refused():
     with pytest.raises(ValueError, match="no rows"):
         input_pipeline.make_dataset(IMAGES, LABELS, [], batch_size=2)
+    with pytest.raises(UsageError, match="order 'backwards'"):
+        input_pipeline.make_dataset(IMAGES, LABELS, [1], batch_size=2, order="backwards")
 
 
 def test_a_memory_map_is_read_in_batches_only(tmp_path):

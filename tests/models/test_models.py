@@ -45,16 +45,16 @@ def test_every_network_is_flat_and_ends_in_logit_and_probability(name):
 
 
 @pytest.mark.parametrize("name", models.BACKBONES)
-def test_every_backbone_is_flat_and_can_be_split_at_its_cut(name):
+def test_every_backbone_is_flat_and_can_be_split_where_fine_tuning_starts(name):
     model = models.build(name, image_size=SIZE)
-    _, upper = models.split(model, models.BACKBONES[name].cut)
+    _, upper = models.split(model, models.BACKBONES[name].fine_tune_from)
     assert upper.output_shape == (None, 1)
     if name != "convnext_tiny":  # Keras builds its downsampling blocks as small Sequential models
         assert_flat(model)
 
 
 def test_a_saved_model_needs_no_project_code_and_scores_the_same(tmp_path):
-    model = models.build("mobilenetv2", image_size=SIZE, alpha=0.35, tap="block_3_expand_relu")
+    model = models.build("mobilenetv2", image_size=SIZE, alpha=0.35, feature_layer="block_3_expand_relu")
     model.save(tmp_path / "model.keras")
     images = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 1), dtype=np.uint8)
     again = keras.models.load_model(tmp_path / "model.keras")
@@ -83,12 +83,11 @@ def test_efficientnet_rescales_once_and_imagenet_weights_get_the_step_that_keras
     low, high = inner_range(models.build("efficientnetb0", image_size=SIZE), "grey_to_rgb")
     assert (low.min(), high.max()) == (0, 255)
     mean, std = np.array(models.IMAGENET_MEAN), np.array(models.IMAGENET_STD)
-    for weights in ("imagenet", "file.h5"):  # the same network, whether Keras downloads the file or the user did
-        x = keras.Input((SIZE, SIZE, 1))
-        graph = keras.Model(x, models._efficientnet(x, weights))
-        prepared = graph.predict(np.full((1, SIZE, SIZE, 1), 90.0), verbose=0)
-        normalised = (prepared[0, 0, 0] / 255 - mean) / std
-        np.testing.assert_allclose(normalised, (90 / 255 - mean) / std / np.sqrt(std), rtol=1e-4)
+    x = keras.Input((SIZE, SIZE, 1))
+    graph = keras.Model(x, models.scale_for_efficientnet(x))
+    prepared = graph.predict(np.full((1, SIZE, SIZE, 1), 90.0), verbose=0)
+    normalised = (prepared[0, 0, 0] / 255 - mean) / std
+    np.testing.assert_allclose(normalised, (90 / 255 - mean) / std / np.sqrt(std), rtol=1e-4)
 
 
 def test_same_seed_same_weights_and_another_seed_others():
@@ -97,12 +96,11 @@ def test_same_seed_same_weights_and_another_seed_others():
     assert not np.array_equal(first.get_weights()[0], other.get_weights()[0])
 
 
-def test_softmax_for_more_than_two_classes_or_on_demand():
+def test_more_than_two_classes_get_a_softmax():
     images = np.zeros((2, SIZE, SIZE, 1), np.uint8)
-    for options, classes in (({"n_classes": 5}, 5), ({"softmax": True}, 2)):
-        scores = models.build("deep_cnn", image_size=SIZE, **options).predict(images, verbose=0)
-        assert scores.shape == (2, classes)
-        np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-5)
+    scores = models.build("deep_cnn", image_size=SIZE, n_classes=4).predict(images, verbose=0)
+    assert scores.shape == (2, 4)
+    np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-5)
 
 
 def test_deep_cnn_has_seven_convolutions():
@@ -120,7 +118,7 @@ def test_weights_are_loaded_width_included_and_the_backbone_is_frozen(backbone_f
 
 def test_unfreezing_leaves_batch_normalisation_and_the_lower_layers_alone():
     model = models.build("mobilenetv2", image_size=SIZE)
-    models.unfreeze_behind(model, "block_6_project_BN")
+    models.train_only(model, models.split(model, "block_6_project_BN")[1].layers)
     trained = {layer.name for layer in model.layers if layer.trainable and layer.weights}
     assert {"block_7_expand", "block_13_expand", "logit"} <= trained
     assert not any(name.endswith("BN") or name.startswith(("block_6_", "Conv1")) for name in trained)
@@ -137,8 +135,8 @@ def test_both_parts_of_a_split_make_the_whole():
 def test_wrong_names_are_refused_in_one_line():
     with pytest.raises(UsageError, match="nonsense"):
         models.build("nonsense", image_size=SIZE)
-    with pytest.raises(UsageError, match="TAP: mobilenetv2 has no layer 'block_99'"):
-        models.build("mobilenetv2", image_size=SIZE, tap="block_99")
+    with pytest.raises(UsageError, match="FEATURE_LAYER: mobilenetv2 has no layer 'block_99'"):
+        models.build("mobilenetv2", image_size=SIZE, feature_layer="block_99")
     with pytest.raises(UsageError, match="from scratch"):
         models.build("small_cnn", image_size=SIZE, weights="imagenet")
     with pytest.raises(UsageError, match="shortcut"):
@@ -148,16 +146,17 @@ def test_wrong_names_are_refused_in_one_line():
 # ------------------------------------------------------------------- weights
 def test_a_lone_file_serves_the_network_it_fits(backbone_file):
     assert pretrained.available_backbones(str(backbone_file)) == ("mobilenetv2",)
-    assert pretrained.resolve_weights(str(backbone_file), "mobilenetv2") == str(backbone_file)
-    pretrained.check(str(backbone_file))
+    found = pretrained.find_weights(str(backbone_file), "mobilenetv2")
+    assert found == pretrained.Weights(str(backbone_file), "random.weights.h5", 0.35)
+    pretrained.check_weights(str(backbone_file))
 
 
 def test_named_files_serve_only_the_backbones_named(backbone_file):
     spec = f"mobilenetv2={backbone_file}"
     assert pretrained.available_backbones(spec) == ("mobilenetv2",)
-    assert pretrained.resolve_weights(spec, "mobilenetv2") == str(backbone_file)
+    assert pretrained.find_weights(spec, "mobilenetv2").file == str(backbone_file)
     with pytest.raises(UsageError, match="none for vgg16"):
-        pretrained.resolve_weights(spec, "vgg16")
+        pretrained.find_weights(spec, "vgg16")
     assert pretrained.available_backbones("vgg16=a.h5") == ("vgg16", "vgg16_medical")
     with pytest.raises(UsageError, match="'resnet' is not a backbone"):
         pretrained.parse_spec("resnet=a.h5")
@@ -176,11 +175,11 @@ def test_a_useless_file_gives_one_clear_line(damage, backbone_file, tmp_path):
     elif damage == "with top":
         keras.applications.MobileNetV2(weights=None, alpha=0.35, input_shape=(32, 32, 3)).save_weights(path)
     with pytest.raises(UsageError) as caught:
-        pretrained.resolve_weights(f"{backbone}={path}", backbone)
+        pretrained.find_weights(f"{backbone}={path}", backbone)
     assert "w.weights.h5" in str(caught.value)
     assert "\n" not in str(caught.value)
     with pytest.raises(UsageError):
-        pretrained.check(f"{backbone}={path}")
+        pretrained.check_weights(f"{backbone}={path}")
 
 
 @pytest.mark.filterwarnings("ignore:Skipping")
@@ -202,7 +201,7 @@ def test_imagenet_without_network_names_file_source_and_place(monkeypatch, tmp_p
     monkeypatch.setattr(pretrained.urllib.request, "urlopen", no_network)
     monkeypatch.setattr(keras.utils, "get_file", no_network)
     for call in (
-        lambda: pretrained.check("imagenet"),
+        lambda: pretrained.check_weights("imagenet"),
         lambda: models.build("efficientnetb0", image_size=SIZE, weights="imagenet"),
     ):
         with pytest.raises(UsageError, match=r"get https://.* and put it at .*models") as caught:
@@ -210,9 +209,23 @@ def test_imagenet_without_network_names_file_source_and_place(monkeypatch, tmp_p
         assert "\n" not in str(caught.value)
 
 
-def test_words_of_the_weights_column(backbone_file):
-    assert pretrained.label("demo", "mobilenetv2") == "demo"
-    assert pretrained.label(f"mobilenetv2={backbone_file}", "mobilenetv2") == "random.weights.h5"
+def test_what_the_keywords_stand_for():
+    demo = pretrained.find_weights("", "mobilenetv2")
+    assert (demo.file, demo.label, demo.alpha) == (str(pretrained.DEMO_FILE), "demo", 0.35)
+    assert pretrained.find_weights("none", "vgg16") == pretrained.Weights("none", "none")
+    assert pretrained.find_weights("imagenet", "vgg16") == pretrained.Weights("imagenet", "imagenet")
+    with pytest.raises(UsageError, match="bundled demo weights are for mobilenetv2 only"):
+        pretrained.find_weights("demo", "vgg16")
+
+
+def test_wanted_backbones_without_weights_are_left_out_with_a_reason():
+    chosen, left_out = pretrained.choose_backbones(["vgg16", "mobilenetv2"], "demo")
+    assert chosen == ["mobilenetv2"]
+    assert left_out == {"vgg16": "WEIGHTS demo has none for it"}
+    assert pretrained.choose_backbones(["vgg16"], "none") == (["vgg16"], {})
+    for wanted in (["resnet"], [], ["vgg16"]):
+        with pytest.raises(UsageError, match="BACKBONES"):
+            pretrained.choose_backbones(wanted, "demo")
 
 
 @pytest.mark.parametrize("name", ["vgg16", "efficientnetb0"])
@@ -221,37 +234,6 @@ def test_files_in_the_format_of_keras_load_into_the_larger_backbones(name, tmp_p
     constructor = models.BACKBONES[name].constructor
     source = constructor(weights=None, include_top=False, input_shape=(SIZE, SIZE, 3))
     source.save_weights(path)
-    model = models.build(name, image_size=SIZE, weights=pretrained.resolve_weights(f"{name}={path}", name))
+    model = models.build(name, image_size=SIZE, weights=pretrained.find_weights(f"{name}={path}", name).file)
     last = [layer.name for layer in model.layers if isinstance(layer, keras.layers.Conv2D)][-1]
     np.testing.assert_array_equal(model.get_layer(last).get_weights()[0], source.get_layer(last).get_weights()[0])
-
-
-def with_lived_in_statistics(model):
-    """Give batch normalisations statistics other than 0 and 1, as a training does."""
-    random = np.random.default_rng(0)
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.set_weights([random.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
-    return model
-
-
-@pytest.mark.parametrize("name", ["mobilenetv2", "efficientnetb0", "vgg16", "convnext_tiny", "lightweight_cnn"])
-def test_folding_the_batch_normalisation_changes_nothing_but_rounding(name):
-    model = with_lived_in_statistics(models.build(name, image_size=SIZE))
-    fast = models.fold_batch_norm(model)
-    images = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 1), dtype=np.uint8)
-    expected = keras.Model(model.input, model.get_layer("pooled").output).predict(images, verbose=0)
-    found = keras.Model(fast.input, fast.get_layer("pooled").output).predict(images, verbose=0)
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
-    left = [layer.name for layer in fast.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    assert left == (["block_1_bn", "block_2_bn", "block_3_bn", "block_4_bn"] if name == "lightweight_cnn" else [])
-
-
-def test_a_convolution_that_something_else_reads_keeps_its_batch_normalisation():
-    model = with_lived_in_statistics(models.build("mobilenetv2", image_size=SIZE, alpha=0.35))
-    start, *ends = (model.get_layer(name).output for name in ("block_2_add", "block_3_expand", "block_3_expand_BN"))
-    both = keras.Model(start, ends)
-    fast = models.fold_batch_norm(both)
-    values = np.random.default_rng(0).normal(0, 1, (2, *start.shape[1:]))
-    for found, expected in zip(fast.predict(values, verbose=0), both.predict(values, verbose=0), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
