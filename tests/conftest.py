@@ -1,7 +1,6 @@
 """Fixtures that more than one test file needs."""
 
 import os
-import shutil
 from pathlib import Path
 
 import nbformat
@@ -52,27 +51,3 @@ def write_notebook(tmp_path):
 def clean_environment(monkeypatch):
     """No MAMMO_RUN_DIR from outside."""
     monkeypatch.delenv("MAMMO_RUN_DIR", raising=False)
-
-
-@pytest.fixture(scope="session")
-def open_chromium(tmp_path_factory):
-    """A function that starts Debian's headless Chromium: open_chromium(*arguments, logs={}) -> webdriver."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("no chromium and chromedriver on this machine")
-
-    def open_window(*arguments, logs=None):
-        options = webdriver.ChromeOptions()
-        options.binary_location = chromium
-        for argument in (
-            "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
-            "--disable-component-update", "--no-first-run", "--window-size=1300,1600",
-            f"--user-data-dir={tmp_path_factory.mktemp('profile')}", *arguments,
-        ):  # fmt: skip
-            options.add_argument(argument)
-        if logs:
-            options.set_capability("goog:loggingPrefs", logs)
-        return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-
-    return open_window

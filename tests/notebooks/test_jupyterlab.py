@@ -1,7 +1,6 @@
-"""Notebooks as a reader meets them: opened and run from top to bottom in a real JupyterLab in headless Chromium.
+"""A notebook as a reader meets it: opened and run from top to bottom in a real JupyterLab in headless Chromium.
 
-By default the first notebook, as nbval runs all of them anyway; MAMMO_LAB_NOTEBOOKS=all takes the whole series, or
-name some: MAMMO_LAB_NOTEBOOKS="03 07".
+By default the first one, as nbval runs all of them anyway; MAMMO_LAB_NOTEBOOKS="03 07" names others.
 """
 
 import contextlib
@@ -16,12 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import series as pipeline
+from pipeline.parameters import select_notebooks
 
 ROOT = Path(__file__).resolve().parents[2]
-SERIES = sorted((ROOT / "notebooks").glob(pipeline.NOTEBOOK_PATTERN))
-WANTED = os.environ.get("MAMMO_LAB_NOTEBOOKS", "01").split()
-NOTEBOOKS = [path for path in SERIES if WANTED == ["all"] or path.name[:2] in WANTED]
+NOTEBOOKS = select_notebooks(ROOT / "notebooks", os.environ.get("MAMMO_LAB_NOTEBOOKS", "01").split())
+CHROMIUM = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
+    "--disable-component-update", "--no-first-run", "--window-size=1300,1600",
+)  # fmt: skip
 LIMIT = 600  # seconds a notebook may take
 
 STATE = """
@@ -57,7 +58,22 @@ return Math.min(image.naturalWidth, image.getBoundingClientRect().width);
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def browser(tmp_path_factory):
+    """Debian's Chromium without a window."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    if not shutil.which("chromium") or not shutil.which("chromedriver"):
+        pytest.skip("no chromium and chromedriver on this machine")
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in (*CHROMIUM, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(argument)
+    window = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    yield window
+    window.quit()
+
+
+@pytest.fixture(scope="module")
+def server(browser, tmp_path_factory):
     """JupyterLab on a copy of the notebooks (it saves what it shows); gives its address and token."""
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
@@ -86,13 +102,6 @@ def server(tmp_path_factory):
         finally:
             process.terminate()
             process.wait(30)
-
-
-@pytest.fixture(scope="module")
-def browser(open_chromium):
-    window = open_chromium()
-    yield window
-    window.quit()
 
 
 def answers(port):

@@ -1,39 +1,44 @@
-"""Every layout goes through the runner by parameters alone, and leaves the same columns behind."""
+"""Every layout goes through notebook 01 by parameters alone, two through the training and the comparison too."""
 
 import csv
 
 import pytest
 
-import phantoms as demo_data
+from phantoms import LAYOUTS as WRITTEN
+from phantoms import write_demo_data
 from pipeline.__main__ import main
-from shared.data.readers import READERS
+from shared.data import READERS
 from shared.run import TABLE_COLUMNS
 
-LAYOUTS = {  # layout: patients, task
-    "cbis-ddsm": (36, "malignant"),
-    "cbis-ddsm-dicom": (36, "malignant"),
-    "ddsm-tfrecord": (24, "abnormal"),
-    "png-npz": (24, "original"),
-    "npz": (36, "malignant"),
-    "mini-mias": (36, "abnormal"),
+LAYOUTS = {  # layout: patients, task, notebooks
+    "cbis-ddsm": (36, "malignant", ("01",)),
+    "cbis-ddsm-dicom": (36, "malignant", ("01",)),
+    "ddsm-tfrecord": (24, "abnormal", ("01", "03", "07")),
+    "png-npz": (24, "original", ("01",)),
+    "npz": (36, "malignant", ("01",)),
+    "mini-mias": (36, "abnormal", ("01", "03", "07")),
 }
 
 
 def test_every_reader_has_a_layout_to_run():
-    assert set(LAYOUTS) == set(demo_data.LAYOUTS) == set(READERS) - {"demo"}
+    assert set(LAYOUTS) == set(WRITTEN) == set(READERS) - {"demo"}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layout_runs(layout, tmp_path, monkeypatch, capfd):
     monkeypatch.delenv("MAMMO_RUN_DIR", raising=False)
-    patients, task = LAYOUTS[layout]
-    data = demo_data.write_demo_data(tmp_path / "data", layout=layout, patients=patients, n_jobs=1, progress=False)
+    patients, task, notebooks = LAYOUTS[layout]
+    data = write_demo_data(tmp_path / "data", layout=layout, patients=patients, n_jobs=1, progress=False)
     tiny = ["-p", "TASK", task, "-p", "IMAGE_SIZE", "32", "-p", "EPOCHS", "1", "-p", "N_FOLDS", "2"]
     run = ["run", "--dataset", layout, "--data-dir", str(data), "--run-dir", str(tmp_path / "run"), "--profile", "demo"]
-    status = main([*run, "--only", "01", "03", "07", *tiny])
-    assert status == 0, capfd.readouterr().err
-    with open(tmp_path / "run/results/model_comparison_table.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert list(rows[0]) == list(TABLE_COLUMNS)
-    assert {"majority", "mean_intensity", "simple_cnn", "small_cnn"} <= {row["model"] for row in rows}
+    assert main([*run, "--only", *notebooks, *tiny]) == 0, capfd.readouterr().err
     assert (tmp_path / "run/index.html").exists()
+    with (tmp_path / "run/data/manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["source"] for row in rows} == {layout}
+    assert {row["label"] for row in rows if row["split"] == "test"} == {"0", "1"}
+    if len(notebooks) > 1:
+        with (tmp_path / "run/results/model_comparison_table.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert list(rows[0]) == list(TABLE_COLUMNS)
+        assert {"majority", "mean_intensity", "simple_cnn", "small_cnn"} <= {row["model"] for row in rows}

@@ -1,0 +1,382 @@
+"""The runner on tiny notebooks: parameters, resume, failure, run directory, record."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from pipeline import execution, parameters, record, series
+from pipeline.series import RunOptions
+from shared.run import DataError, UsageError, project_root, resolve_settings
+
+pytestmark = pytest.mark.usefixtures("clean_environment")
+
+COUNT = """
+import os, pathlib
+run = pathlib.Path(os.environ["MAMMO_RUN_DIR"])
+(run / "results").mkdir(parents=True, exist_ok=True)
+with (run / "count.txt").open("a") as file:
+    file.write(__NAME__)
+(run / f"results/{__NAME__}.txt").write_text(str(EPOCHS))
+"""
+
+
+def counting(name):
+    """Code of a cell that leaves a letter in count.txt each time it is run."""
+    return COUNT.replace("__NAME__", repr(name))
+
+
+@pytest.fixture(autouse=True)
+def steady_sources(monkeypatch):
+    """An edit of the package while the tests run does not count."""
+    monkeypatch.setattr(record, "hash_sources", lambda: "sources")
+
+
+@pytest.fixture
+def no_kernels(monkeypatch):
+    """Run the cells in this process: seconds less for tests of what is run, not of how."""
+
+    def execute(source, target, given, *, run_dir, progress):
+        with execution.watch_kernel(run_dir):
+            scope = {}
+            for number, code in enumerate(parameters.read_notebook(source)[0]):
+                exec(code, scope)
+                scope.update(given if number == 0 else {})
+        target.parent.mkdir(exist_ok=True)
+        target.write_text("{}")
+        return {"seconds": 1.0, "peak_memory_mb": 1.0}
+
+    monkeypatch.setattr(execution, "execute_copy", execute)
+    monkeypatch.setattr(execution, "write_html", lambda copy: copy)
+
+
+def run(tmp_path, *pairs, **options):
+    """Run the notebooks of tmp_path/notebooks into tmp_path/run."""
+    lines = []
+    options = RunOptions(run_dir=str(tmp_path / "run"), parameters=pairs, **options)
+    series.run_series(options, notebooks_dir=tmp_path / "notebooks", echo=lines.append)
+    return lines
+
+
+def counts(tmp_path):
+    return (tmp_path / "run/count.txt").read_text()
+
+
+def read_record(tmp_path):
+    return json.loads((tmp_path / "run/run.json").read_text())
+
+
+@pytest.fixture
+def two(tmp_path, write_notebook):
+    """Two notebooks that count how often they are run."""
+    write_notebook("01_first", counting("a"))
+    write_notebook("02_second", counting("b"))
+    return tmp_path
+
+
+def change(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+# ---------------------------------------------------------------------- resume
+def test_what_is_unchanged_is_not_run_again(two, no_kernels):
+    before = {path: path.read_bytes() for path in (two / "notebooks").iterdir()}
+    run(two, ("EPOCHS", "3"))
+    assert counts(two) == "ab"
+    assert (two / "run/results/a.txt").read_text() == "3"
+    assert "nothing has changed" in run(two, ("EPOCHS", "3"))[0]
+    assert counts(two) == "ab"
+
+    (two / "run/results/b.txt").unlink()  # an output is gone
+    run(two, ("EPOCHS", "3"))
+    assert counts(two) == "abb"
+    change(two / "notebooks/02_second.ipynb", "results/", "results//")  # a code cell changed
+    run(two, ("EPOCHS", "3"))
+    assert counts(two) == "abbb"
+    run(two, ("EPOCHS", "4"))  # a parameter changed
+    assert counts(two) == "abbbab"
+    assert (two / "run/results/a.txt").read_text() == "4"
+    run(two, ("EPOCHS", "4"), force=True, only=("02",))
+    assert counts(two) == "abbbabb"
+    first = two / "notebooks/01_first.ipynb"
+    assert first.read_bytes() == before[first]
+
+
+def test_text_cells_do_not_matter_but_an_earlier_notebook_does(two, no_kernels):
+    run(two)
+    first = two / "notebooks/01_first.ipynb"
+    change(first, "# 01_first", "# another title")
+    assert "nothing has changed" in run(two)[0]
+    change(first, "import os, pathlib", "import pathlib, os")
+    run(two)
+    assert counts(two) == "abab"
+
+
+def test_sources_and_versions_decide_too(two, no_kernels, monkeypatch):
+    run(two, only=("2",))
+    run(two)  # the second notebook now has a first one before it
+    assert counts(two) == "bab"
+    monkeypatch.setattr(record, "hash_sources", lambda: "other sources")
+    run(two)
+    monkeypatch.setattr(record, "PACKAGES", ("numpy", "not-a-package"))
+    run(two)
+    assert counts(two) == "bababab"
+    assert read_record(two)["packages"]["not-a-package"] is None
+
+
+# ------------------------------------------------------------------- execution
+def test_record_and_files_of_a_run(two):
+    lines = run(two, ("SEEDS", "[3, 4]"))
+    assert lines[-1] == f"open {two / 'run/index.html'}"
+    assert next(line for line in lines if "s left" in line).startswith("[1/2] 01_first: ")
+    content = read_record(two)
+    assert content["status"] == "done"
+    assert content["seeds"] == {"SEED": 0, "SEEDS": [3, 4]}
+    assert content["parameters"]["DATASET"] == "demo"
+    assert content["settings"]["run_dir"] == str(two / "run")
+    assert content["dataset"]["fingerprint"]
+    assert content["packages"]["papermill"]
+    assert set(content["stages"]) == {"01_first", "02_second"}
+    stage = content["stages"]["01_first"]
+    assert stage["status"] == "done"
+    assert stage["seconds"] > 0
+    assert stage["peak_memory_mb"] > 10
+    assert {"results/a.txt", "notebooks/01_first.ipynb", "notebooks/01_first.html"} <= set(stage["outputs"])
+    names = {f"{name}.{kind}" for name in ("01_first", "02_second") for kind in ("ipynb", "html")}
+    assert {path.name for path in (two / "run/notebooks").iterdir()} == names
+    executed = nbformat.read(two / "run/notebooks/01_first.ipynb", as_version=4)
+    assert executed.metadata.papermill.output_path == "01_first.ipynb"
+
+
+def test_a_fresh_kernel_each_in_the_project_with_any_path(tmp_path, write_notebook):
+    """papermill formats its paths, so braces in them are a trap."""
+    folder = tmp_path / "a {b} c"
+    for name in ("01_first", "02_second"):
+        write_notebook(name, "assert 'seen' not in globals()\nseen = True", folder=folder / "notebooks")
+    code = f"import os, sys; assert (os.getcwd(), sys.executable) == {(str(project_root()), sys.executable)}"
+    write_notebook("03_third", code, folder=folder / "notebooks")
+    run(folder)
+    assert (folder / "run/notebooks/03_third.ipynb").exists()
+    assert "MAMMO_RUN_DIR" not in os.environ
+
+
+def test_failed_cell(tmp_path, write_notebook):
+    write_notebook("01_first", counting("a"))
+    write_notebook("02_second", "x = 1", "# divide\n1 / 0", counting("b"))
+    failure = r"cell In \[4\] \(`1 / 0`\): ZeroDivisionError: division by zero"
+    with pytest.raises(execution.NotebookError, match=failure) as caught:
+        run(tmp_path, ("EPOCHS", "1"))
+    assert caught.value.where == tmp_path / "run/notebooks/02_second.failed.ipynb"
+    cells = nbformat.read(caught.value.where, as_version=4).cells
+    assert [output.ename for cell in cells for output in cell.get("outputs", [])] == ["ZeroDivisionError"]
+    assert not (tmp_path / "run/notebooks/02_second.ipynb").exists()
+    content = read_record(tmp_path)
+    assert content["status"] == "failed"
+    assert {name: stage["status"] for name, stage in content["stages"].items()} == {
+        "01_first": "done",
+        "02_second": "failed",
+    }
+    assert "division by zero" in (tmp_path / "run/index.html").read_text()
+    write_notebook("02_second", counting("b"))
+    run(tmp_path, ("EPOCHS", "1"))
+    assert counts(tmp_path) == "ab"
+    assert not caught.value.where.exists()
+
+
+def test_unusable_data_in_a_cell_and_a_kernel_that_dies(tmp_path, write_notebook):
+    message = 'raise DataError("a.csv: empty;\\n give another")'
+    write_notebook("01_first", "from shared.run import DataError", message)
+    with pytest.raises(DataError, match=r"a\.csv: empty; give another"):
+        run(tmp_path)
+    write_notebook("01_first", "import os; os._exit(3)")
+    with pytest.raises(execution.NotebookError, match=r"01_first\.ipynb: .*died"):
+        run(tmp_path)
+    assert read_record(tmp_path)["status"] == "failed"
+
+
+def test_the_committed_notebooks_are_renewed_in_place(tmp_path, write_notebook, monkeypatch):
+    path = write_notebook("01_first", "import sys\nprint('out')\nprint('err', file=sys.stderr)", "1 + 1")
+    write_notebook("02_second", "1 / 0")
+    monkeypatch.setattr(series, "project_root", lambda: tmp_path)
+    series.renew_notebooks(["01"], echo=print)
+    node = nbformat.read(path, as_version=4)
+    code = [cell for cell in node.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == [1, 2, 3]
+    assert code[0].metadata == {"tags": ["parameters"]}
+    assert [output.output_type for output in code[1].outputs] == ["stream"]
+    assert code[2].outputs[0].data["text/plain"] == "2"
+    assert code[2].outputs[0].execution_count == 3
+    assert node.metadata.language_info == {"name": "python"}
+    before = write_notebook("01_first", "1 / 0").read_bytes()
+    with pytest.raises(execution.NotebookError):
+        series.renew_notebooks()
+    assert path.read_bytes() == before
+
+
+def test_html_is_self_contained(tmp_path, write_notebook):
+    path = write_notebook("01_first", "1 + 1")
+    links = "[next](02_second.ipynb) [index](../README.md) [site](https://x.org/a.ipynb)"
+    change(path, "# 01_first", links)
+    page = execution.write_html(path).read_text()
+    assert 'href="02_second.html"' in page
+    assert 'href="../index.html"' in page
+    assert 'href="https://x.org/a.ipynb"' in page
+    assert "<script src" not in page
+    change(path, links, "$x^2$")
+    assert "MathJax" in execution.write_html(path).read_text()
+
+
+# ------------------------------------------------------------------ parameters
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("EPOCS", "3", "did you mean EPOCHS"),
+        ("epochs", "3", "did you mean EPOCHS"),
+        ("QQQ", "3", "known are"),
+        ("EPOCHS", "3.5", "not of type int"),
+        ("EPOCHS", "many", "not of type int"),
+        ("EPOCHS", "True", "not of type int"),
+        ("LEARNING_RATE", "fast", "not of type float"),
+        ("SEEDS", "3", "not of type list"),
+        ("SEEDS", "[1, 'a']", "int values only"),
+        ("TASK", "cats", "TASK: 'cats' is not one of"),
+        ("WEIGHTS", "/nowhere/file.h5", "no file"),
+        ("DATA_DIR", "/nowhere/data", "no such directory"),
+        ("DATASET", "cbis-ddsm", "needs --data-dir"),
+        ("DATASET", "cbis", "DATASET: 'cbis' is not one of demo, cbis-ddsm"),
+        ("PROFILE", "fast", "is not one of demo, full"),
+        ("RUN_DIR", "elsewhere", "given twice"),
+    ],
+)
+def test_wrong_parameters_run_nothing(two, name, value, message):
+    with pytest.raises((UsageError, DataError), match=message):
+        run(two, (name, value))
+    assert not (two / "run").exists()
+
+
+def test_values_take_the_type_of_the_default():
+    declared = [{"EPOCHS": 0, "LEARNING_RATE": 0.0, "SEEDS": [0], "TASK": "a", "FLAG": False, "X_DIR": ""}]
+    pairs = [("EPOCHS", "3"), ("LEARNING_RATE", "1"), ("SEEDS", "1,2"), ("TASK", "3"), ("FLAG", "True"), ("X_DIR", "y")]
+    values = parameters.parse_parameters(pairs, declared)
+    path = str(Path("y").resolve())
+    assert values == {"EPOCHS": 3, "LEARNING_RATE": 1, "SEEDS": [1, 2], "TASK": "3", "FLAG": True, "X_DIR": path}
+    assert isinstance(values["LEARNING_RATE"], float)
+
+
+def test_a_parameter_goes_only_where_it_is_declared(tmp_path, write_notebook, monkeypatch):
+    write_notebook("01_first", "1", parameters="EPOCHS: int = 0  # x")
+    write_notebook("02_second", "1", parameters="SEED: int = 0\nDATASET: str = 'demo'")
+    monkeypatch.setenv("MAMMO_RUN_DIR", str(tmp_path / "run"))
+    (first, second), values = parameters.plan(RunOptions(parameters=(("EPOCHS", "3"),)), tmp_path / "notebooks")
+    assert first.parameters == {"EPOCHS": 3}
+    assert second.parameters == {"DATASET": "demo"}
+    assert values["RUN_DIR"] == str(tmp_path / "run")
+
+
+def test_what_is_no_notebook_is_named(tmp_path, write_notebook):
+    path = write_notebook("01_first", parameters="SEED: int = int(3)")
+    with pytest.raises(DataError, match=r"01_first.*SEED: `int\(3\)` is not a literal"):
+        parameters.read_notebook(path)
+    for text in ("hello", "{}", '{"cells": 3}'):
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"01_first\.ipynb: not a notebook"):
+            parameters.read_notebook(path)
+    with pytest.raises(UsageError, match="--only 09: no such notebook; there are 01_first"):
+        run(tmp_path, only=("09",))
+    with pytest.raises(UsageError, match="no notebooks"):
+        parameters.select_notebooks(tmp_path)
+
+
+def test_weights_files_become_absolute_and_are_stamped(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.h5").write_bytes(b"1")
+    given = parameters.merge_options(RunOptions(weights="vgg16=w.h5,mobilenetv2=imagenet"), {})
+    assert given["WEIGHTS"] == f"vgg16={tmp_path / 'w.h5'},mobilenetv2=imagenet"
+    first = record.stamp(str(tmp_path / "w.h5"))
+    (tmp_path / "w.h5").write_bytes(b"12")
+    assert record.stamp(str(tmp_path / "w.h5")) != first
+
+
+# --------------------------------------------------------------- run directory
+def test_only_a_folder_of_its_own_is_written_to(two, monkeypatch, no_kernels):
+    root = project_root()
+    monkeypatch.setenv("HOME", str(two / "users/me"))
+    for refused in (Path("/"), two / "users/me", two / "users", root, root.parent, root / "notebooks"):
+        with pytest.raises(UsageError, match="give a folder of its own"):
+            series.check_run_dir(refused)
+    (two / "run").mkdir()
+    (two / "run/.part-letter.txt").write_text("mine")
+    with pytest.raises(UsageError, match="holds files, but no run of this series"):
+        run(two)
+    (two / "run/run.json").write_text("[1, 2]")
+    with pytest.raises(UsageError, match="holds files, but no run of this series"):
+        run(two)
+    assert sorted(path.name for path in (two / "run").iterdir()) == [".part-letter.txt", "run.json"]
+    (two / "run/run.json").unlink()
+    (two / "run/data").mkdir()
+    (two / "run/data/manifest.csv").touch()  # what JupyterLab leaves
+    series.check_run_dir(two / "run")
+
+
+def test_leftovers_of_a_killed_run_are_removed_where_a_run_writes(two, no_kernels):
+    (two / "run").mkdir()  # empty is fine
+    run(two)
+    (two / "run/data/.part-demo/jpeg").mkdir(parents=True)  # the demo data, half drawn
+    (two / "run/models").mkdir()
+    (two / "run/models/.part-1-2-a.keras").touch()  # a model, half written
+    (two / "run/mine").mkdir()
+    (two / "run/mine/.part-letter.txt").touch()
+    run(two, force=True)
+    left = [path.relative_to(two / "run").as_posix() for path in (two / "run").rglob(".part-*")]
+    assert left == ["mine/.part-letter.txt"]
+
+
+def test_run_dir_that_cannot_be_used(two, no_kernels):
+    (two / "run").write_text("a file")
+    with pytest.raises(UsageError, match="cannot be written"):
+        run(two)
+    (two / "run").unlink()
+    (two / "data").mkdir()
+    with pytest.raises(DataError, match="data"):
+        run(two, dataset="cbis-ddsm", data_dir=str(two / "data"))
+    assert not (two / "run").exists()  # unusable data leave nothing behind
+    run(two)
+    content = read_record(two)
+    content["dataset"]["name"] = "npz"
+    (two / "run/run.json").write_text(json.dumps(content))
+    with pytest.raises(UsageError, match="holds a run on 'npz'"):
+        run(two)
+
+
+# ---------------------------------------------------------------- fingerprints
+def test_the_second_data_set_counts(tmp_path):
+    settings = resolve_settings({"RUN_DIR": str(tmp_path / "run")})
+    given = {"EXTERNAL_DATASET": "npz", "EXTERNAL_DATA_DIR": str(tmp_path / "b")}
+    with pytest.raises(UsageError, match="needs EXTERNAL_DATA_DIR"):
+        record.find_basis(settings, given)
+    (tmp_path / "b").mkdir()
+    first = record.find_basis(settings, given)["external"]
+    (tmp_path / "b/x.npz").write_bytes(b"1")
+    assert record.find_basis(settings, given)["external"] != first
+    assert record.find_basis(settings, {"EXTERNAL_DATASET": ""})["external"] == ""
+
+
+def test_fingerprint_follows_the_files_and_links_to_folders(tmp_path):
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    for folder in (data / "run", elsewhere):
+        folder.mkdir(parents=True)
+    (elsewhere / "x.npz").write_bytes(b"1")
+    (data / "a").symlink_to(elsewhere)
+    (elsewhere / "circle").symlink_to(data)
+    settings = resolve_settings({"DATASET": "npz", "DATA_DIR": str(data), "RUN_DIR": str(data / "run")})
+    first = record.describe_dataset(settings)
+    assert (first["files"], first["bytes"]) == (1, 1)
+    (data / "run/new").write_bytes(b"1")  # a run directory inside the data does not count
+    assert record.describe_dataset(settings) == first
+    (elsewhere / "x.npz").write_bytes(b"12")
+    assert record.describe_dataset(settings)["fingerprint"] != first["fingerprint"]
