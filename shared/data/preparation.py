@@ -87,8 +87,8 @@ def check_can_run(settings: Settings) -> None:
         DataError, UsageError: one clear line.
     """
     try:
-        with atomic_write(settings.run_dir / ".writable"):
-            pass
+        with atomic_write(settings.run_dir / ".writable") as temporary:
+            temporary.touch()
         (settings.run_dir / ".writable").unlink()
     except OSError as error:
         message = f"RUN_DIR {settings.run_dir}: cannot be written ({error.strerror}); choose another --run-dir"

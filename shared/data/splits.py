@@ -40,7 +40,7 @@ def group_folds(
         )
     splitter = (StratifiedGroupKFold if by_group else StratifiedKFold)(count, shuffle=True, random_state=seed)
     try:
-        return [rows[held_out] for _, held_out in splitter.split(rows, labels, groups)]
+        return [rows[held_out] for _, held_out in splitter.split(rows, labels, groups if by_group else None)]
     except ValueError:
         counts = np.bincount(labels, minlength=2)
         raise DataError(

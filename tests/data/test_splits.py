@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.data import readers as datasets
+from shared import data
 from shared.data import splits
 from shared.run import MANIFEST_COLUMNS, DataError
 
@@ -84,7 +84,7 @@ def test_pictures_that_stand_twice():
     assert (result.split[[4, 8]] == "excluded").sum() == 1
     assert (result.split[[10, 12]] == "excluded").all()
     assert "another label" in result.exclusion_reason[10]
-    dataset = datasets.Dataset("x", None, manifest, ("a", "b"), None)
+    dataset = data.Dataset("x", None, manifest, ("a", "b"), None)
     report = splits.audit(dataset, result, statistics_of(manifest, content))
     assert report["copies_by_content"] == 4
     assert report["copies_across_official_splits"] == 1
@@ -130,3 +130,24 @@ def test_no_patient_ever_crosses(rows):
     assert (sides(result) == 1).all()
     assert set(result.split) <= {"train", "validation", "test", "excluded"}
     assert (result.exclusion_reason[result.split == "excluded"] != "").all()
+
+
+@pytest.mark.parametrize("by_group", [True, False])
+def test_group_folds_share_out_the_rows_once(by_group):
+    groups = np.repeat(np.arange(30), 3)
+    labels = (np.repeat(np.arange(30), 3) % 2).astype(int)
+    rows = np.arange(12, 90)
+    parts = splits.group_folds(labels, groups, rows, count=4, seed=1, by_group=by_group)
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), rows)
+    crossing = [set(groups[part]) & set(groups[np.setdiff1d(rows, part)]) for part in parts]
+    assert any(crossing) != by_group
+    for part in parts:
+        assert labels[part].mean() == pytest.approx(0.5, abs=0.1)
+    with pytest.raises(DataError, match="2 patients are too few"):
+        splits.group_folds(labels, groups, np.arange(6), count=3, seed=1)
+
+
+def test_no_usable_image_is_said_with_a_reason():
+    manifest = two_views(10)
+    with pytest.raises(DataError, match=r"none of the 20 images can be used, e\.g\. because of: broken"):
+        splits.assign_splits(manifest, statistics_of(manifest, problem=["broken"] * 20))

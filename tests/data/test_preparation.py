@@ -1,0 +1,112 @@
+"""From settings to Prepared; the face of the room; what happens where nothing can be used."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shared import data
+from shared.run import DataError, Settings, UsageError, read_json
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A little CBIS-DDSM tree."""
+    return data.provide_demo(tmp_path_factory.mktemp("drawn") / "demo", patients=40)
+
+
+def settings_for(folder, run_dir, **options):
+    return Settings(**{"dataset": "cbis-ddsm", "data_dir": folder, "run_dir": run_dir, "image_size": 32} | options)
+
+
+def test_prepare_makes_what_the_rest_needs(drawn, tmp_path):
+    settings = settings_for(drawn, tmp_path, task="subtype")
+    data.check_can_run(settings)
+    prepared = data.prepare(settings)
+    count = len(prepared.manifest)
+    assert prepared.images.shape == prepared.masks.shape == (count, 32, 32)
+    assert prepared.n_classes == 4
+    assert set(prepared.targets) == {0, 1, 2, 3}
+    np.testing.assert_array_equal(prepared.targets >= 2, prepared.labels == 1)
+    np.testing.assert_array_equal(prepared.patients, prepared.manifest.patient_id)
+    everywhere = np.sort(
+        np.concatenate([prepared.rows(split) for split in ("train", "validation", "test", "excluded")])
+    )
+    np.testing.assert_array_equal(everywhere, np.arange(count))
+    assert data.load_manifest(tmp_path).equals(prepared.manifest)
+    assert data.split_key(prepared.manifest) == data.split_key(data.load_manifest(tmp_path))
+    report = read_json(tmp_path / "data/audit.json")
+    assert report["patients_on_two_sides"] == 0
+    assert len(data.audit_table(report)) == 10
+    assert f"{len(prepared.rows('test'))} test images of 32 px" in data.describe(prepared)
+    masked = prepared.masks.reshape(count, -1).any(axis=1)
+    assert masked.mean() > 0.95
+
+
+def test_the_demo_is_drawn_below_the_run_directory(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(data.readers, "provide_demo", lambda folder: seen.append(folder) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        data.load_dataset(Settings(run_dir=tmp_path))
+    assert seen == [tmp_path / "data/demo"]
+
+
+@pytest.mark.parametrize("damage", ["empty files", "broken links", "no files"])
+def test_a_tree_without_a_readable_image_is_one_line(drawn, tmp_path, damage):
+    folder = tmp_path / "copy"
+    for path in (path for path in drawn.rglob("*") if path.is_file()):
+        copy = folder / path.relative_to(drawn)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".csv":
+            copy.write_bytes(path.read_bytes())
+        elif damage == "empty files":
+            copy.touch()
+        elif damage == "broken links":
+            copy.symlink_to(tmp_path / "unplugged" / path.name)
+    for call in (data.check_can_run, data.load_dataset, data.prepare):
+        with pytest.raises(DataError, match=r"none of (its|the) [\d,]+ (images|rows)") as error:
+            call(settings_for(folder, tmp_path / "run"))
+        assert "\n" not in str(error.value)
+        assert str(folder) in str(error.value)
+    assert not (tmp_path / "run/data/images.npy").exists()
+
+
+def test_a_run_directory_that_cannot_be_written_is_said(drawn, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="RUN_DIR"):
+        data.check_can_run(settings_for(drawn, tmp_path / "file/run"))
+
+
+def test_one_class_is_said_before_anything_is_built(tmp_path):
+    rng = np.random.default_rng(0)
+    for folder, count in (("cancer", 3), ("benign", 3)):
+        (tmp_path / folder).mkdir()
+        for number in range(count):
+            np.savez(tmp_path / folder / f"P_{number:05d}.npz", rng.random((9, 9)))
+    data.check_can_run(settings_for(tmp_path, tmp_path / "run", dataset="npz"))
+    for path in (tmp_path / "cancer").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="only one class is on disk"):
+        data.check_can_run(settings_for(tmp_path, tmp_path / "run", dataset="npz"))
+
+
+def test_make_logistic_learns_its_scale_from_the_rows_it_is_fitted_on():
+    rng = np.random.default_rng(0)
+    features = rng.normal(5, 1000, (200, 2))
+    labels = (features[:, 0] > 500).astype(int)
+    model = data.make_logistic(100, balanced=True, seed=0).fit(features, labels)
+    assert (model.predict(features) == labels).mean() > 0.97
+    np.testing.assert_allclose(model[0].mean_, features.mean(axis=0))
+    weak = data.make_logistic(1e-4).fit(features, labels)
+    assert np.abs(weak[-1].coef_).max() < np.abs(model[-1].coef_).max() / 10
+    assert model[-1].class_weight == "balanced"
+    assert weak[-1].class_weight is None
+
+
+def test_the_room_does_not_load_tensorflow():
+    code = "import sys; from shared import data; assert not {'tensorflow', 'keras'} & set(sys.modules)"
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
