@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 
 from shared.data import load_manifest
-from shared.evaluation import intervals, results
+from shared.evaluation import intervals, metrics, results
 from shared.run import BASELINES, EXCLUDED, TEST, read_json, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -22,6 +22,7 @@ BASELINE_WORDS = {
     "birads": "the radiologist's BI-RADS assessment of the same images",
     "descriptors": "the radiologist's words for shape, margins, type and distribution",
 }
+GROUPS = ("abnormality_type", "breast_density")
 DONE = {
     "external": "results/external_validation.csv",
     "paired": "results/paired_differences.csv",
@@ -38,14 +39,26 @@ def write_cards(run_dir: Path | str) -> list[Path]:
     run_dir = Path(run_dir)
     facts = collect_facts(run_dir)
     facts["done"] = {name: (run_dir / file).exists() for name, file in DONE.items()}
-    facts["subgroups"] = []
-    if (chosen := facts["chosen"]) is not None:
-        test = results.load_predictions(run_dir, chosen["model"]).loc[lambda rows: rows.split == TEST]
-        by = ("abnormality_type", "breast_density")
-        table = intervals.subgroup_table(test, load_manifest(run_dir), threshold=chosen["threshold"], by=by)
-        facts["subgroups"] = plain_rows(table)
+    facts["subgroups"] = score_subgroups(run_dir, facts["chosen"])
     names = ("model_card.md", "reporting_checklist.md")
     return [render(TEMPLATES / name, facts, run_dir / name) for name in names]
+
+
+def score_subgroups(run_dir: Path, chosen: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Score the chosen row of the table on all its test images, by type of lesion and by density."""
+    if chosen is None:
+        return []
+    predictions = results.load_predictions(run_dir, chosen["model"])
+    test = predictions[predictions.split == TEST].merge(load_manifest(run_dir)[["image_id", *GROUPS]], on="image_id")
+    parts = [("all", "all", test)]
+    parts += [(column, value or "unknown", rows) for column in GROUPS for value, rows in test.groupby(column)]
+    found = []
+    for column, group, part in parts:
+        area = intervals.bootstrap_interval(part.label, part.score, part.patient_id)
+        figures = metrics.summarise(part.label, part.score, threshold=chosen["threshold"])
+        figures |= {"column": column, "group": group, "n_patients": part.patient_id.nunique()}
+        found.append(figures | {"auc_low": area.low, "auc_high": area.high})
+    return found
 
 
 def render(template: Path, facts: Mapping[str, Any], target: Path) -> Path:
@@ -82,7 +95,8 @@ def collect_facts(run_dir: Path | str) -> dict[str, Any]:
         name: read_json(run_dir / file) if (run_dir / file).exists() else {} for name, file in paths.items()
     }
     run, audit = facts["run"], facts["audit"]
-    rows = plain_rows(results.load_table(run_dir))
+    table = results.load_table(run_dir)
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
     exclusions, chosen = audit.get("exclusions", {}), None
     if (run_dir / "data/manifest.csv").exists():
         manifest = load_manifest(run_dir)
@@ -106,11 +120,6 @@ def collect_facts(run_dir: Path | str) -> dict[str, Any]:
     }
     question, answer, limits = (fill(TEMPLATES / f"{name}.txt", facts) for name in ("question", "answer", "limits"))
     return facts | {"question": question.strip(), "answer": answer.split("\n")[:-1], "limits": limits.split("\n")[:-1]}
-
-
-def plain_rows(table: Any) -> list[dict[str, Any]]:
-    """Return the rows of a DataFrame as dicts, None where there is no value."""
-    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def short(value: float | None, digits: int = 2) -> str:

@@ -8,14 +8,8 @@ import pandas as pd
 from numpy.typing import ArrayLike as Array
 from scipy import stats
 
-from shared.evaluation.intervals import bootstrap_difference
+from shared.evaluation.intervals import bootstrap_difference, number_groups
 from shared.evaluation.metrics import auc, check_scores, has_both
-
-
-def delong_variance(labels: Array, scores: Array, *, patients: Array | None = None) -> float:
-    """Return the variance of the AUC; arguments and source as in `delong_covariance`."""
-    labels, scores = check_scores(labels, scores)
-    return float(delong_covariance(labels, scores[None], patients)[1][0, 0])
 
 
 def delong_test(labels: Array, scores_a: Array, scores_b: Array, *, patients: Array | None = None) -> float:
@@ -64,14 +58,6 @@ def delong_covariance(labels: np.ndarray, scores: np.ndarray, patients: Array | 
     every = len(np.unique(codes))
     crossed = sums[0] @ sums[1].T * every / (every - 1)  # patients with images of both classes
     return areas, covariance + crossed + crossed.T
-
-
-def number_groups(groups: Array | None, n_rows: int) -> np.ndarray:
-    """Return int (n_rows,), one number a group; None makes each row a group of its own."""
-    codes = np.arange(n_rows) if groups is None else pd.factorize(np.asarray(groups), use_na_sentinel=False)[0]
-    if codes.shape != (n_rows,):
-        raise ValueError(f"{len(codes)} patients or groups for {n_rows} images")
-    return codes
 
 
 def holm(p_values: Array) -> np.ndarray:

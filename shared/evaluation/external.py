@@ -26,8 +26,8 @@ def validate_externally(
     Args:
         settings: those of the run.
         dataset_name, data_dir: layout and folder of the second data set.
-        results: as from `load_results`. Scores of a row's `files` (default: the model's name) are averaged, and over
-            its `orientations`; rows without saved networks are passed over.
+        results: as from `load_results`. Scores of the networks of a row (`files`, default: the model's name) are
+            averaged, with `tta` over the orientations too; rows without saved networks are passed over.
     Returns:
         the second data set, every readable row of it test, and the table `results/external_validation.csv`; the scores
         are in `results/external/<dataset>/<model>.csv`.
@@ -38,10 +38,11 @@ def validate_externally(
 
     external, rows = read_second(settings, dataset_name, data_dir), []
     for name, result in results.items():
-        if not has_files(result, settings.run_dir):
+        paths = [settings.run_dir / f"models/{file}.keras" for file in result.get("files", [name])]
+        if not all(path.exists() for path in paths):
             continue
-        networks = [models.load_model(path) for path in network_files(result, settings.run_dir)]
-        orientations = tuple(result.get("orientations", (0,)))
+        orientations = models.ORIENTATIONS if result.get("tta") else (0,)
+        networks = [models.load_model(path) for path in paths]
         scores = [models.predict_held_out(external, network, orientations=orientations) for network in networks]
         scored = external.manifest.assign(score=np.mean(scores, axis=0))[external.manifest.split == TEST]
         write_csv(settings.run_dir / f"results/external/{dataset_name}/{name}.csv", scored[list(SCORED)])
@@ -77,13 +78,3 @@ def read_second(settings: Settings, dataset_name: str, data_dir: Path | str) -> 
     there = replace(settings, dataset=dataset_name, data_dir=dataset.data_dir)
     manifest = dataset.manifest.assign(split=split, fold=-1)
     return data.Prepared(there, manifest, images, masks, statistics, dataset.class_names)
-
-
-def network_files(result: Mapping[str, Any], run_dir: Path) -> list[Path]:
-    """Return the saved networks behind a row of the table."""
-    return [run_dir / f"models/{file}.keras" for file in result.get("files", [result["model"]])]
-
-
-def has_files(result: Mapping[str, Any], run_dir: Path) -> bool:
-    """Tell whether the saved networks behind a row of the table are in `models/`."""
-    return all(path.exists() for path in network_files(result, run_dir))

@@ -4,7 +4,7 @@
 Draws in which a figure is NaN, because a class is missing, are left out. Limits always hold the value between them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import nan
 
@@ -13,13 +13,10 @@ import pandas as pd
 from numpy.typing import ArrayLike as Array
 from sklearn.metrics import roc_curve
 
-from shared.evaluation.metrics import check_scores, has_both, summarise
+from shared.evaluation.metrics import check_scores, has_both
 
 TAILS = (0.025, 0.975)
 CELLS = 500_000  # weights held at a time while bootstrapping: a few MB, so that they stay in the CPU's cache
-SUBGROUP_COLUMNS = (
-    "column", "group", "n", "n_patients", "prevalence", "auc", "auc_low", "auc_high", "sensitivity", "specificity",
-)  # fmt: skip
 Statistic = Callable[[np.ndarray], np.ndarray]  # weights (D, N) -> its values in each weighted sample, (D, M)
 
 
@@ -88,14 +85,19 @@ def draw_intervals(compute: Statistic, patients: Array, n_rows: int, draws: int,
 
 def draw_patients(patients: Array, n_rows: int, draws: int, seed: int) -> Iterator[np.ndarray]:
     """Yield float (chunk, n_rows): how often each row's patient was drawn. All draws, some MB at a time."""
-    codes, names = pd.factorize(np.asarray(patients), use_na_sentinel=False)
-    if codes.shape != (n_rows,):
-        raise ValueError(f"{len(codes)} patients for {n_rows} images")
-    generator = np.random.default_rng(seed)
-    share, chunk = np.full(len(names), 1 / len(names)), max(1, CELLS // n_rows)
+    codes, generator = number_groups(patients, n_rows), np.random.default_rng(seed)
+    count, chunk = codes.max() + 1, max(1, CELLS // n_rows)
     for start in range(0, draws, chunk):
-        counts = generator.multinomial(len(names), share, size=min(chunk, draws - start))
-        yield counts[:, codes].astype(float)
+        drawn = generator.multinomial(count, np.full(count, 1 / count), size=min(chunk, draws - start))
+        yield drawn[:, codes].astype(float)
+
+
+def number_groups(groups: Array | None, n_rows: int) -> np.ndarray:
+    """Return int (n_rows,), one number a group (patient); None makes each row a group of its own."""
+    codes = np.arange(n_rows) if groups is None else pd.factorize(np.asarray(groups), use_na_sentinel=False)[0]
+    if codes.shape != (n_rows,):
+        raise ValueError(f"{len(codes)} patients or groups for {n_rows} images")
+    return codes
 
 
 def weighted_auc(labels: np.ndarray, scores: np.ndarray) -> Statistic:
@@ -132,27 +134,3 @@ def roc_band(labels: Array, scores: Array, patients: Array, *, draws: int = 1000
     value, *drawn = (np.interp(grid, false, true) for false, true, _ in curves)  # at a vertical step, its top
     low, high = np.quantile(drawn, TAILS, axis=0)
     return table.assign(sensitivity=value, low=np.minimum(low, value), high=np.maximum(high, value))
-
-
-def subgroup_table(
-    predictions: pd.DataFrame, manifest: pd.DataFrame, *, threshold: float, by: Sequence[str]
-) -> pd.DataFrame:
-    """Score one model in parts of the images.
-
-    Args:
-        predictions: rows of one split, as `load_predictions` returns them.
-        threshold: chosen on validation.
-        by: columns of the manifest whose values make the groups; an empty value is shown as "unknown".
-    Returns:
-        DataFrame with `SUBGROUP_COLUMNS`, "all" first. A group with one class has NaN where the other is needed.
-    """
-    joined = predictions.merge(manifest[["image_id", *by]], on="image_id", validate="1:1")
-    groups = [("all", "all", joined)]
-    groups += [(column, value or "unknown", rows) for column in by for value, rows in joined.groupby(column)]
-    rows = []
-    for column, group, part in groups:
-        figures = summarise(part.label, part.score, threshold=threshold)
-        area = bootstrap_interval(part.label, part.score, part.patient_id)
-        figures |= {"column": column, "group": group, "n_patients": part.patient_id.nunique()}
-        rows.append(figures | {"auc_low": area.low, "auc_high": area.high})
-    return pd.DataFrame(rows)[list(SUBGROUP_COLUMNS)]

@@ -122,21 +122,6 @@ def choose_threshold(labels: Array, scores: Array, *, rule: str = "youden", targ
     return float(thresholds[np.lexsort([np.round(second, 12), np.round(first, 12)])[-1]])
 
 
-def net_benefit(labels: Array, scores: Array) -> pd.DataFrame:
-    """Compute a decision curve (Vickers & Elkin, Med Decis Making 2006;26:565) of calibrated probabilities.
-
-    Returns:
-        DataFrame threshold (risk at which one would act, 0.01 ... 0.99), model, all, none: net benefit per image of
-        acting on the model, on everyone, on no one.
-    """
-    labels, scores = check_scores(labels, scores, probabilities=True)
-    risks = np.linspace(0.01, 0.99, 99)
-    odds, called = risks / (1 - risks), scores >= risks[:, None]
-    benefit = (called & (labels == 1)).mean(axis=1) - odds * (called & (labels == 0)).mean(axis=1)
-    everyone = labels.mean() - odds * (1 - labels.mean())
-    return pd.DataFrame({"threshold": risks, "model": benefit, "all": everyone, "none": 0.0})
-
-
 def expected_calibration_error(labels: Array, scores: Array, *, bins: int = 10) -> float:
     """Return the distance of mean score and observed share over bins of equal width, weighted by their counts.
 

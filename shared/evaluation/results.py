@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 
 from shared.data import load_manifest, split_key
-from shared.run import BASELINES, PREDICTION_COLUMNS, TABLE_COLUMNS, DataError, read_json, write_csv, write_json
+from shared.run import BASELINES, PREDICTION_COLUMNS, TABLE_COLUMNS, DataError, read_json, write_csv
 
 TABLE_FILE = "results/model_comparison_table.csv"
 
 
-def save_predictions(run_dir: Path | str, model: str, manifest: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame:
+def save_predictions(run_dir: Path, model: str, manifest: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame:
     """Write `results/predictions/<model>.csv` for those rows of `manifest` that have a score.
 
     Args:
@@ -28,13 +28,13 @@ def save_predictions(run_dir: Path | str, model: str, manifest: pd.DataFrame, sc
     scored = manifest.assign(score=scores)[np.isfinite(scores)]
     if ((scored.score < 0) | (scored.score > 1)).any():
         raise ValueError(f"{model}: a score lies outside [0, 1]; scores are probabilities of class 1")
-    write_csv(Path(run_dir) / f"results/predictions/{model}.csv", scored[list(PREDICTION_COLUMNS)])
+    write_csv(run_dir / f"results/predictions/{model}.csv", scored[list(PREDICTION_COLUMNS)])
     return load_predictions(run_dir, model)
 
 
-def load_predictions(run_dir: Path | str, model: str) -> pd.DataFrame:
+def load_predictions(run_dir: Path, model: str) -> pd.DataFrame:
     """Read the scores of `model`; FileNotFoundError or DataError names a file that is missing or unusable."""
-    path = Path(run_dir) / f"results/predictions/{model}.csv"
+    path = run_dir / f"results/predictions/{model}.csv"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: run the notebook that trains {model!r} first")
     words = dict.fromkeys(("image_id", "patient_id", "side", "split"), str)
@@ -45,35 +45,29 @@ def load_predictions(run_dir: Path | str, model: str) -> pd.DataFrame:
     return frame.astype({"label": int, "fold": int, "score": float})
 
 
-def save_metrics(run_dir: Path | str, model: str, metrics: Mapping[str, Any]) -> pd.DataFrame:
-    """Write `results/metrics/<model>.json`, and renew and return the comparison table."""
-    write_json(Path(run_dir) / f"results/metrics/{model}.json", metrics)
-    return renew_table(run_dir)
-
-
-def load_results(run_dir: Path | str) -> dict[str, dict[str, Any]]:
+def load_results(run_dir: Path) -> dict[str, dict[str, Any]]:
     """Read `results/metrics/*.json` as {model: what `evaluate` returned}, in the order of the file names.
 
     Only those of the split that the manifest in the run directory has: results of an earlier split or another data
     set stay on disk and out of every table.
     """
-    found = {path.stem: read_json(path) for path in sorted((Path(run_dir) / "results/metrics").glob("*.json"))}
+    found = {path.stem: read_json(path) for path in sorted((run_dir / "results/metrics").glob("*.json"))}
     key = split_key(load_manifest(run_dir))
     return {model: metrics for model, metrics in found.items() if metrics.get("split_key") == key}
 
 
-def renew_table(run_dir: Path | str) -> pd.DataFrame:
+def renew_table(run_dir: Path) -> pd.DataFrame:
     """Write `results/model_comparison_table.csv` from the metrics files, ordered by test AUC, and return it."""
     rows = [{column: metrics[column] for column in TABLE_COLUMNS} for metrics in load_results(run_dir).values()]
     table = pd.DataFrame(rows, columns=list(TABLE_COLUMNS))
     table = table.sort_values(["auc", "model"], ascending=[False, True], kind="stable").reset_index(drop=True)
-    write_csv(Path(run_dir) / TABLE_FILE, table)
+    write_csv(run_dir / TABLE_FILE, table)
     return table
 
 
-def load_table(run_dir: Path | str) -> pd.DataFrame:
+def load_table(run_dir: Path) -> pd.DataFrame:
     """Read the comparison table; empty, with its columns, where there is none yet."""
-    path = Path(run_dir) / TABLE_FILE
+    path = run_dir / TABLE_FILE
     return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=list(TABLE_COLUMNS))
 
 

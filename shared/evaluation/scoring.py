@@ -8,7 +8,7 @@ import pandas as pd
 
 from shared.data import Prepared, make_logistic, split_key
 from shared.evaluation import intervals, metrics, results
-from shared.run import TEST, TRAIN, VALIDATION
+from shared.run import TEST, TRAIN, VALIDATION, write_json
 
 WORDS = {"birads": ("birads",), "descriptors": ("shape", "margins", "calc_type", "calc_distribution")}
 
@@ -72,7 +72,8 @@ def evaluate(
         "split_key": split_key(manifest),
         **(extra or {}),
     }
-    results.save_metrics(settings.run_dir, name, result)
+    write_json(settings.run_dir / f"results/metrics/{name}.json", result)
+    results.renew_table(settings.run_dir)
     return result
 
 

@@ -157,17 +157,16 @@ def test_external_validation_applies_saved_networks_unchanged(two_hospitals):
     rename_patients(settings)
     network = models.build("small_cnn", image_size=32)
     models.save_model(network, settings.run_dir / "models/one.keras")
-    results = {
-        "one": {"model": "one", "threshold": 0.5},
-        "lost": {"model": "lost", "threshold": 0.5},
-    }
+    results = {"one": {"threshold": 0.5}, "averaged": {"files": ["one", "one"], "tta": True, "threshold": 0.5}}
+    results["lost"] = {"threshold": 0.5}  # its network was not saved
     external, table = evaluation.validate_externally(settings, "mini-mias", other, results)
-    assert evaluation.has_files(results["one"], settings.run_dir)
-    assert table.model.tolist() == ["one"]
+    assert table.model.tolist() == ["one", "averaged"]
     assert set(external.manifest.split) == {"test", "excluded"}  # what the reader itself leaves out stays out
-    scored = pd.read_csv(settings.run_dir / "results/external/mini-mias/one.csv")
     rows = external.rows("test")
-    assert scored.score.to_numpy() == pytest.approx(models.predict(network, external.images, rows), abs=1e-6)
-    assert table.n.tolist() == [len(rows)]
+    for name, orientations in (("averaged", models.ORIENTATIONS), ("one", (0,))):
+        scored = pd.read_csv(settings.run_dir / f"results/external/mini-mias/{name}.csv")
+        expected = models.predict(network, external.images, rows, orientations=orientations)
+        assert scored.score.to_numpy() == pytest.approx(expected, abs=1e-6)
+    assert table.n.tolist() == [len(rows)] * 2
     assert table.auc[0] == pytest.approx(evaluation.auc(scored.label, scored.score), abs=1e-6)
     assert replace(external.settings, dataset="mini-mias", data_dir=settings.data_dir) == settings
