@@ -1,7 +1,4 @@
-"""The command line: `python -m pipeline run`, `demo-data`, `predict`, `export`, `doctor`, `bench`.
-
-Exit status 0: done; 1: a notebook failed; 2: wrong usage or unusable data; 130: interrupted.
-"""
+"""The command line. Exit status 0: done; 1: a notebook failed; 2: wrong usage or unusable data; 130: interrupted."""
 
 import argparse
 import signal

@@ -1,7 +1,6 @@
 """Check a machine for what the series needs, and say what to do about what is missing."""
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import re
@@ -26,6 +25,8 @@ def check(*, echo: Callable[[str], None] = print) -> bool:
         for state, text in part():
             good = good and state != "MISSING"
             echo(f"{state:8}{text}")
+        if part is check_packages and not good:
+            break  # what follows needs them
     echo("ready: `python -m pipeline run`" if good else "not ready: see the lines marked MISSING")
     return good
 
@@ -33,11 +34,9 @@ def check(*, echo: Callable[[str], None] = print) -> bool:
 def check_python() -> Lines:
     """Compare the interpreter's version with those that the pinned packages support."""
     first, last = (".".join(map(str, version)) for version in PYTHON_VERSIONS)
-    found = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
-    if PYTHON_VERSIONS[0] <= sys.version_info[:2] <= PYTHON_VERSIONS[1]:
-        yield "ok", found
-    else:
-        yield "MISSING", f"{found}; the packages need {first} to {last}: `make PYTHON=python{last} run`"
+    good = PYTHON_VERSIONS[0] <= sys.version_info[:2] <= PYTHON_VERSIONS[1]
+    hint = "" if good else f"; the packages need {first} to {last}: `make PYTHON=python{last} run`"
+    yield "ok" if good else "MISSING", f"Python {platform.python_version()} on {platform.system()}{hint}"
 
 
 def pinned_packages() -> dict[str, str]:
@@ -62,11 +61,10 @@ def check_packages() -> Lines:
 
 def check_machine() -> Lines:
     """Look at free memory, processor cores, and the room for run directories."""
-    if importlib.util.find_spec("psutil"):
-        import psutil
+    import psutil
 
-        free, hint = psutil.virtual_memory().available / 2**30, f", a run peaks near {MEMORY_GB:g} GB: close programs"
-        yield ("note" if free < MEMORY_GB else "ok"), f"{free:.1f} GB of memory free{hint if free < MEMORY_GB else ''}"
+    free, hint = psutil.virtual_memory().available / 2**30, f", a run peaks near {MEMORY_GB:g} GB: close programs"
+    yield ("note" if free < MEMORY_GB else "ok"), f"{free:.1f} GB of memory free{hint if free < MEMORY_GB else ''}"
     yield "ok", f"{os.cpu_count()} processor cores"
     root = project_root()
     free, hint = shutil.disk_usage(root).free / 2**30, f", {DISK_GB:g} GB wanted: free some, or give --run-dir"
@@ -80,19 +78,17 @@ def check_machine() -> Lines:
 
 def check_kernel() -> Lines:
     """Look whether JupyterLab and the runner start this interpreter as the kernel `python3`."""
-    if not importlib.util.find_spec("jupyter_client"):
-        return
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
     try:
         command = KernelSpecManager().get_kernel_spec("python3").argv[0]
     except NoSuchKernel:
-        command = ""
-    if command and (not os.path.isabs(command) or Path(command).resolve() == Path(sys.executable).resolve()):
+        command = "not there"
+    if command == "python" or Path(command).resolve() == Path(sys.executable).resolve():
         yield "ok", "the kernel python3 is this Python"
     else:
         fix = f"`{Path(sys.executable).name} -m ipykernel install --sys-prefix`"
-        yield "note", f"the kernel python3 is {command or 'not there'}, not this Python: {fix}"
+        yield "note", f"the kernel python3 is {command}, not this Python: {fix}"
 
 
 def check_tensorflow() -> Lines:
@@ -112,10 +108,9 @@ def check_weights() -> Lines:
     """Look for pretrained weights: the bundled ones, and those that Keras has downloaded before."""
     from shared.models import pretrained
 
-    if pretrained.DEMO_FILE.is_file():
-        yield "ok", f"bundled weights: {pretrained.DEMO_FILE.name} (WEIGHTS demo)"
-    else:
-        yield "MISSING", f"{pretrained.DEMO_FILE}: bundled weights; restore the file from the repository"
+    bundled = pretrained.DEMO_FILE
+    hint = "" if bundled.is_file() else "; restore the file from the repository"
+    yield "MISSING" if hint else "ok", f"bundled weights (WEIGHTS demo): {bundled}{hint}"
     for backbone, (url, _) in pretrained.SOURCES.items():
         path = pretrained.imagenet_cache(backbone)
         if path.is_file():

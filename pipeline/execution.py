@@ -44,7 +44,7 @@ def execute_copy(
         parameters: {NAME: value} to inject.
         run_dir: what MAMMO_RUN_DIR is to be for it.
         cwd: where the kernel starts; default: the project's root.
-        progress: options of a tqdm bar over the cells, or None for no bar.
+        progress: options of a tqdm bar over the cells.
     Returns:
         `seconds`, and `peak_memory_mb` of the kernel and its children.
     Raises:
@@ -67,7 +67,8 @@ def execute_copy(
                 progress_bar=progress or False,
                 start_timeout=120,
                 coalesce_streams=True,
-                config=Config(KernelManager={"transport_encryption": "auto"}),  # else the kernel prints a warning
+                config=Config(KernelManager={"transport_encryption": "auto"}),  # nobody else on the machine listens
+                extra_arguments=["--log-level=CRITICAL"],  # what the kernel says past the notebook, e.g. on Ctrl-C
             )
         except PapermillExecutionError as error:
             temporary.replace(failed)
@@ -143,19 +144,15 @@ def clean(node: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return node
 
 
-def write_html(notebook: Path, *, index: str = "../index.html") -> Path:
-    """Write an executed notebook as one HTML file beside it, and return its path.
-
-    Links between notebooks lead to HTML files, the link to the README to `index`. No script is loaded from elsewhere,
-    but MathJax where the text holds formulas.
-    """
+def write_html(notebook: Path) -> Path:
+    """Write an executed notebook as one HTML file beside it, which loads nothing but MathJax, and that for formulas."""
     from nbconvert.exporters.html import HTMLExporter
 
     node = nbformat.read(notebook, as_version=4)
     exporter = HTMLExporter(embed_images=True, require_js_url="", exclude_anchor_links=True)
     page, _ = exporter.from_notebook_node(node, resources={"metadata": {"name": notebook.stem}})
     page = re.sub(r'href="([^":/]+)\.ipynb(#[^"]*)?"', r'href="\1.html\2"', page)
-    page = page.replace('href="../README.md"', f'href="{index}"').replace('<script src=""></script>', "")
+    page = page.replace('href="../README.md"', 'href="../index.html"').replace('<script src=""></script>', "")
     text = "\n".join(cell.source for cell in node.cells if cell.cell_type == "markdown")
     if not re.search(r"\$\$|\$[^$\n]+\$", text):
         page = re.sub(r'<script src="[^"]*mathjax[^"]*">\s*</script>', "", page, flags=re.IGNORECASE)

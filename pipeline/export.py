@@ -31,17 +31,9 @@ def run(
     kinds: Iterable[str] = ("float16", "int8"),
     echo: Callable[[str], None] = print,
 ) -> pd.DataFrame:
-    """Export a model of a run, and show how the files that LiteRT runs score the run's test images.
+    """Export `<run>/models/<name>.keras` to a folder, and show how what LiteRT runs scores the run's test images.
 
-    Args:
-        model_file: `<run>/models/<name>.keras`.
-        out: folder for the files; default: beside the model.
-        kinds: some of `KINDS`.
-        echo: called with each line for the user.
-    Returns:
-        one row a form, the Keras model first, to which the changes are; `ms_per_image` is a median, one at a time.
-    Raises:
-        UsageError: no model, no image store of its size beside it, or a package that is missing.
+    One row a form; changes are to the Keras model, the first. UsageError where model, image store or package lacks.
     """
     path = Path(model_file)
     saved = predict.load(path)

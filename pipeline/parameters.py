@@ -82,7 +82,7 @@ def read_notebook(path: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
     try:
         node = nbformat.read(path, as_version=4)
         nbformat.validate(node)
-    except (ValueError, KeyError, AttributeError, nbformat.ValidationError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, nbformat.ValidationError) as error:
         raise DataError(f"{path}: not a notebook ({str(error)[:100]})") from None
     defaults = {}
     for name, declared in papermill.inspect_notebook(node).items():
@@ -114,12 +114,10 @@ def parse_value(name: str, text: str, default: Any) -> Any:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         value = text
-    if isinstance(default, str):
-        value = value if isinstance(value, str) else text
-    elif isinstance(default, float) and type(value) is int:
-        value = float(value)
-    elif isinstance(default, list) and isinstance(value, tuple):
-        value = list(value)
+    if isinstance(default, str) and not isinstance(value, str):
+        value = text
+    elif (type(default), type(value)) in ((float, int), (list, tuple)):
+        value = type(default)(value)
     if default is not None and type(value) is not type(default):
         raise UsageError(f"-p {name}: {text!r} is not of type {type(default).__name__}, e.g. {default!r}")
     if isinstance(default, list) and default and any(type(item) is not type(default[0]) for item in value):

@@ -31,13 +31,10 @@ class SavedModel:
 
 
 def load(path: Path | str, *, threshold: float | None = None) -> SavedModel:
-    """Load `<run>/models/<name>.keras` with what its run says of it.
+    """Load `<run>/models/<name>.keras` with what its run says of it, or raise UsageError or DataError.
 
     Image steps are those of the run's image store, the class names are the audit's. Where the row of that name
     averages several files (seeds) or orientations, so does the result: the threshold was chosen for that average.
-
-    Raises:
-        UsageError, DataError: no such file, no Keras model of this project, or one with code in it.
     """
     path, notes = Path(path), []
     networks = [load_network(path)]
@@ -81,10 +78,10 @@ def find_images(places: Iterable[Path | str]) -> list[Path]:
     for place in map(Path, places):
         if place.is_dir():
             found += sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        elif place.is_file():
-            found.append(place)
-        else:
+        elif not place.is_file():
             raise UsageError(f"{place}: no such file or folder")
+        else:
+            found.append(place)
     if not found:
         raise UsageError(f"{', '.join(map(str, places))}: no images ({', '.join(SUFFIXES)}) there")
     return list(dict.fromkeys(found))
@@ -128,18 +125,7 @@ def run(
     echo: Callable[[str], None] = print,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Score files and folders with a saved model, and write the result to `out`, or print it.
-
-    Args:
-        model_file: `.keras` file.
-        places: files and folders.
-        out: CSV to write.
-        threshold: in [0, 1], instead of the model's own.
-        echo: called with each line for the user.
-        progress: show a bar.
-    Raises:
-        UsageError, DataError: nothing could be scored.
-    """
+    """Score files and folders with a saved model; write the CSV file `out`, or print. DataError where none is read."""
     if threshold is not None and not 0 <= threshold <= 1:
         raise UsageError(f"--threshold {threshold}: not between 0 and 1")
     paths = find_images(places)

@@ -1,8 +1,4 @@
-"""The series in one-line functions, under the names that older single-notebook projects used.
-
-    from pipeline import quickstart
-    quickstart.simple_train(epochs=10)
-    print(quickstart.compare_models())
+"""The series in one-line functions, under the names of older projects: `quickstart.simple_train(epochs=10)`.
 
 Every function takes the notebooks' parameters as keywords in lower case (`dataset`, `data_dir`, `run_dir`, `weights`,
 `image_size`, …); without any, it works on the demo data and in `runs/demo`. Each runs the notebooks that answer it,
@@ -20,6 +16,7 @@ from pipeline.series import RunOptions, run_series
 from shared import data, evaluation, explain, models, plots
 from shared.run import BASELINES, Settings, UsageError, resolve_settings
 
+Row = dict[str, Any]  # what `shared.evaluation.evaluate` measures
 MODEL_TYPES = {
     "simple_vgg": "deep_cnn",  # stacked 3 × 3 convolutions from scratch; the pretrained one is "vgg16"
     "custom_cnn": "lightweight_cnn",
@@ -44,10 +41,7 @@ def prepare_data_only(**parameters: Any) -> data.Prepared:
 
 
 def create_robust_dataset(**parameters: Any) -> tuple[Any, ...]:
-    """Return tf.data pipelines (train, validation, test) of images (B, S, S, 1) in 0…255 and labels (B,).
-
-    Train is shuffled, balanced and augmented.
-    """
+    """Return tf.data pipelines (train, validation, test) of images (B, S, S, 1) and labels (B,); train is balanced."""
     prepared = prepare_data_only(**parameters)
     sources, size = (prepared.images, prepared.labels), prepared.settings.batch_size
     options = {"order": "balanced", "augment": models.make_augmentation(), "seed": prepared.settings.seed}
@@ -56,12 +50,10 @@ def create_robust_dataset(**parameters: Any) -> tuple[Any, ...]:
     return train, *held_out
 
 
-def simple_train(epochs: int = 10, model_type: str = "simple_vgg", **parameters: Any) -> dict[str, Any]:
+def simple_train(epochs: int = 10, model_type: str = "simple_vgg", **parameters: Any) -> Row:
     """Train one network from scratch, or the linear head of a pretrained one in notebook 04; return its measures.
 
-    Args:
-        epochs: at most.
-        model_type: a key of `MODEL_TYPES` or a name of `shared.models.NAMES`; a pretrained one needs `weights`.
+    `model_type` is a key of `MODEL_TYPES` or a name of `shared.models.NAMES`; a pretrained one needs `weights`.
     """
     name = MODEL_TYPES.get(model_type, model_type)
     if name in models.BACKBONES:
@@ -74,15 +66,13 @@ def simple_train(epochs: int = 10, model_type: str = "simple_vgg", **parameters:
     return score(prepared, model, name, weights="random", train_seconds=training.seconds)
 
 
-def run_enhanced_training(epochs: int = 0, **parameters: Any) -> dict[str, Any]:
+def run_enhanced_training(epochs: int = 0, **parameters: Any) -> Row:
     """Fine-tune the first backbone that there are weights for, in notebook 04, and return its measures."""
     run_dir = run_notebooks("04", epochs=epochs, **parameters)
     return evaluation.load_results(run_dir)[models.available_backbones(parameters.get("weights", "demo"))[0]]
 
 
-def continue_training(
-    model: str = "deep_cnn", epochs: int = 5, learning_rate: float = 1e-4, **parameters: Any
-) -> dict[str, Any]:
+def continue_training(model: str = "deep_cnn", epochs: int = 5, learning_rate: float = 1e-4, **parameters: Any) -> Row:
     """Train `models/<model>.keras` on, with its optimiser's state, and return the measures of `<model>_continued`."""
     prepared, name = prepare_data_only(**parameters), f"{model}_continued"
     options = models.training_options(prepared.settings, epochs=epochs, learning_rate=learning_rate)
@@ -90,7 +80,7 @@ def continue_training(
     return score(prepared, continued, name, weights="continued", train_seconds=training.seconds)
 
 
-def evaluate_only(model_path: Path | str, **parameters: Any) -> dict[str, Any]:
+def evaluate_only(model_path: Path | str, **parameters: Any) -> Row:
     """Score a saved model on validation and test, as a row `<file>_alone`; nothing is trained."""
     prepared, name = prepare_data_only(**parameters), Path(model_path).stem
     return score(prepared, models.load_model(model_path), f"{name}_alone", weights="as saved", extra={"files": [name]})
@@ -115,11 +105,10 @@ def run_working_gradcam(model_path: Path | str, num_samples: int = 10, **paramet
 
 
 def run_complete_improvement(epochs: int = 10, **parameters: Any) -> tuple[dict[str, Any], pd.DataFrame, str]:
-    """Train, cross-validate and compare in notebooks 03, 04, 05 and 07, and name the best model.
+    """Train, cross-validate and compare in notebooks 03, 04, 05 and 07: (cv_metrics, comparison_results, best_model).
 
-    Returns:
-        (cv_metrics, comparison_results, best_model): `auc`, `auc_low`, `auc_high`, `n` of the linear head out of fold,
-        folds by patient; the comparison table; the model with the highest *validation* AUC, test plays no part in it.
+    They are `auc`, `auc_low`, `auc_high`, `n` of the linear head out of fold, folds by patient; the comparison table;
+    the model with the highest *validation* AUC, in whose choice test plays no part.
     """
     run_dir = run_notebooks("03", "04", "05", "07", epochs=epochs, **parameters)
     rows = evaluation.load_predictions(run_dir, "cv_linear").query("fold >= 0")
@@ -130,7 +119,7 @@ def run_complete_improvement(epochs: int = 10, **parameters: Any) -> tuple[dict[
     return cv_metrics, table, networks.loc[networks.val_auc.idxmax(), "model"]
 
 
-def score(prepared: data.Prepared, model: Any, name: str, **details: Any) -> dict[str, Any]:
+def score(prepared: data.Prepared, model: Any, name: str, **details: Any) -> Row:
     """Score a network on validation and test as the row `name` of the table."""
     scores = models.predict_held_out(prepared, model)
     return evaluation.evaluate(prepared, name, scores, parameters=model.count_params(), **details)

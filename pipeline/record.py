@@ -22,11 +22,7 @@ PACKAGES = (
 
 
 def find_basis(settings: Settings, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Collect what all stages depend on: data, second data set, sources of the packages, weights, versions.
-
-    Raises:
-        DataError, UsageError: a folder or a weights file that is not there.
-    """
+    """Collect what all stages depend on; raises DataError or UsageError for a folder or file that is not there."""
     external, folder = parameters.get("EXTERNAL_DATASET"), parameters.get("EXTERNAL_DATA_DIR") or ""
     if external and not (folder and Path(folder).is_dir()):
         raise UsageError(f"EXTERNAL_DATASET {external!r} needs EXTERNAL_DATA_DIR, an existing folder, not {folder!r}")
@@ -87,11 +83,7 @@ def stamp(path: str) -> list[Any]:
 
 
 def stage_key(stage: Stage, basis: dict[str, Any], record: dict[str, Any]) -> str:
-    """Return the SHA-256 of all that decides whether a stage's results still hold.
-
-    Notebook code, parameters, `find_basis`, and the keys of the earlier stages that are done: what they left behind
-    is this stage's input.
-    """
+    """Return the SHA-256 of all that decides whether a stage's results hold, the earlier stages' keys included."""
     stages = sorted(record["stages"].items())
     earlier = [(name, entry["key"]) for name, entry in stages if name < stage.name and entry["status"] == "done"]
     parameters = {name: value for name, value in stage.parameters.items() if name != "RUN_DIR"}
@@ -115,23 +107,13 @@ def open_record(settings: Settings, stages: list[Stage], basis: dict[str, Any]) 
     if name != dataset["name"]:
         raise UsageError(f"{settings.run_dir}: holds a run on {name!r}; give another --run-dir for {dataset['name']!r}")
     return {
-        "status": "running",
-        "started": now(),
-        "finished": None,
-        "version": __version__,
-        "parameters": all_parameters(stages),
-        "settings": settings.as_dict(),
-        "seeds": {"SEED": settings.seed, "SEEDS": list(settings.seeds)},
-        "dataset": dataset,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu_count": os.cpu_count(),
-        "packages": basis["packages"],
-        "git": git_state(),
-        "peak_memory_mb": None,
-        "seconds": None,
+        "status": "running", "started": now(), "finished": None, "version": __version__,
+        "parameters": all_parameters(stages), "settings": settings.as_dict(),
+        "seeds": {"SEED": settings.seed, "SEEDS": list(settings.seeds)}, "dataset": dataset,
+        "python": platform.python_version(), "platform": platform.platform(), "cpu_count": os.cpu_count(),
+        "packages": basis["packages"], "git": git_state(), "peak_memory_mb": None, "seconds": None,
         "stages": before.get("stages", {}),
-    }
+    }  # fmt: skip
 
 
 def save_record(record: dict[str, Any], run_dir: Path) -> None:

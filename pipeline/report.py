@@ -39,11 +39,7 @@ OTHER_TABLES = (
 
 
 def write_index(run_dir: Path | str) -> Path:
-    """Write `index.html`: question, data, comparison table, figures, limits, links; nothing is loaded from elsewhere.
-
-    Returns:
-        the page.
-    """
+    """Write `index.html`, which loads nothing from elsewhere, and return its path."""
     run_dir = Path(run_dir)
     facts = collect_facts(run_dir)
     facts["figures"] = collect_figures(run_dir)
@@ -56,11 +52,7 @@ def write_index(run_dir: Path | str) -> Path:
 
 
 def collect_figures(run_dir: Path) -> list[dict[str, Any]]:
-    """Read `results/figures/*.png` for embedding, one of each kind in `FIGURES` first.
-
-    Returns:
-        dicts with title, caption, source (a data URI), main (bool).
-    """
+    """Read `results/figures/*.png` as data URIs; the first of each kind in `FIGURES` are `main`."""
     paths = [path for path in (run_dir / "results/figures").glob("*.png") if path.stat().st_size <= MAX_FIGURE_BYTES]
     paths = sorted(paths, key=lambda path: (len(path.stem), path.stem))
     captions, main = {}, []

@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pipeline import execution, parameters, record, report
-from pipeline.parameters import RunOptions, Stage
+from pipeline.parameters import RunOptions, Stage, all_parameters
 from shared.data import check_can_run
 from shared.evaluation import load_table, renew_table, write_cards
 from shared.models import check_weights
@@ -27,18 +27,14 @@ Echo = Callable[[str], None]
 def run_series(options: RunOptions, *, notebooks_dir: Path | str | None = None, echo: Echo = print) -> Path:
     """Run the series, or what of it has changed since the last time, and return the run directory.
 
-    Args:
-        options: what the command line gave.
-        notebooks_dir: where the notebooks are; default: the project's own.
-        echo: called with each line for the user.
     Raises:
         UsageError, DataError: nothing was run, or a notebook met unusable data (exit status 2).
         NotebookError: a cell failed (exit status 1).
     """
     stages, values = parameters.plan(options, notebooks_dir)
-    settings = resolve_settings({**parameters.all_parameters(stages), **values})
+    settings = resolve_settings({**all_parameters(stages), **values})
     settings = replace(settings, run_dir=Path(values["RUN_DIR"]))  # MAMMO_RUN_DIR does not win over --run-dir
-    basis = record.find_basis(settings, parameters.all_parameters(stages))
+    basis = record.find_basis(settings, all_parameters(stages))
     with run_directory(settings.run_dir):
         content = record.open_record(settings, stages, basis)
         if not options.force and all(record.is_done(stage, basis, content, settings.run_dir) for stage in stages):
@@ -52,7 +48,8 @@ def run_series(options: RunOptions, *, notebooks_dir: Path | str | None = None, 
         content.update(status="done", finished=record.now())
         record.save_record(content, settings.run_dir)
         show_table(settings.run_dir, echo)
-        echo(f"open {write_reports(settings.run_dir)}")
+        write_cards(settings.run_dir)
+        echo(f"open {report.write_index(settings.run_dir)}")
     return settings.run_dir
 
 
@@ -106,14 +103,10 @@ def run_stages(
         if not force and record.is_done(stage, basis, content, run_dir):
             echo(f"{label}: unchanged, not run again")
             continue
-        entry = {
-            "status": "running",
-            "key": record.stage_key(stage, basis, content),
-            "parameters": {**stage.defaults, **stage.parameters},
-            "git": content["git"],
-            "started": record.now(),
-            "outputs": content["stages"].get(stage.name, {}).get("outputs", []),
-        }
+        earlier = content["stages"].get(stage.name, {}).get("outputs", [])
+        entry: dict[str, Any] = {"status": "running", "started": record.now(), "outputs": earlier}
+        entry |= {"key": record.stage_key(stage, basis, content), "parameters": all_parameters([stage])}
+        entry["git"] = content["git"]
         content["stages"][stage.name] = entry
         record.save_record(content, run_dir)
         if not sys.stderr.isatty():
@@ -125,7 +118,7 @@ def run_stages(
             content.update(status="failed", finished=record.now())
             record.save_record(content, run_dir)
             with contextlib.suppress(Exception):  # the error itself matters more
-                write_reports(run_dir)
+                report.write_index(run_dir)
             raise
         clock[stage.name] = entry["seconds"]
         record.save_record(content, run_dir)
@@ -174,12 +167,6 @@ def show_table(run_dir: Path, echo: Echo) -> None:
         table[interval] = [f"{row.auc:.3f} [{row.auc_low:.3f}–{row.auc_high:.3f}]" for row in table.itertuples()]
         shown = table[["model", "weights", "n_test", interval, "case_auc", "balanced_accuracy"]]
         echo(f"\n{shown.to_string(index=False, float_format='%.3f')}\n")
-
-
-def write_reports(run_dir: Path) -> Path:
-    """Write model card, reporting checklist and `index.html`, and return the page's path."""
-    write_cards(run_dir)
-    return report.write_index(run_dir)
 
 
 def renew_notebooks(names: tuple[str, ...] | list[str] = (), *, echo: Echo = print) -> None:
