@@ -144,14 +144,12 @@ def heatmap(
     return normalise_maps(found) if normalise else found
 
 
-def target_scores(model: keras.Model, images: np.ndarray, *, target: str | int = "positive") -> np.ndarray:
-    """Return what `heatmap` explains, the logit of `target`: float32 (N,)."""
-    images = as_batch(images, model)
-    return networks.watch(model, images.shape[1:], target=target)(images)[0]
-
-
 def as_batch(images: np.ndarray, model: keras.Model) -> np.ndarray:
     """Return images as float32 (N, H, W, C), with the network's number of channels."""
+    if len(getattr(model, "inputs", ())) != 1 or len(model.outputs) != 1:
+        raise UsageError(
+            f"network {model.name!r}: a built Sequential or Functional one, one input, one output, is needed"
+        )
     images = np.asarray(images, "float32")
     images = images[..., None] if images.ndim == 3 else images
     if images.ndim != 4 or not len(images):
@@ -168,6 +166,5 @@ def normalise_maps(maps: np.ndarray) -> np.ndarray:
 
 def enlarge(maps: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """Resize maps (N, h, w) to `size` (H, W), bilinear: float32 (N, H, W)."""
-    return np.stack(
-        [cv2.resize(one, tuple(size)[::-1], interpolation=cv2.INTER_LINEAR) for one in maps.astype("float32")]
-    )
+    maps = maps.astype("float32")
+    return np.stack([cv2.resize(one, tuple(size)[::-1], interpolation=cv2.INTER_LINEAR) for one in maps])

@@ -4,20 +4,17 @@ In every function maps are float (N, H, W), the larger the more important, and m
 A map that is 0 everywhere is scored as what it amounts to: one that is the same everywhere.
 """
 
-import warnings
 from collections.abc import Callable
 
 import cv2
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import rankdata
 
 from shared.evaluation import bootstrap_means
 from shared.explain.heatmaps import enlarge
-from shared.models.backend import tf
 from shared.run import UsageError
 
-FILE = "results/gradcam_visualizations/localisation.csv"
 COLUMNS = ("model", "method", "measure", "value", "low", "high")
 MEASURES = {
     "pointing": "share of images whose highest point lies in the lesion (Zhang 2018)",
@@ -94,13 +91,6 @@ def summarise(measured: pd.DataFrame, patients: np.ndarray, *, model: str, metho
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def format_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Make rows of `summarise` readable: one row a method, "value [low, high]" in each column."""
-    text = table.assign(text=[f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in table.itertuples()])
-    wide = text.pivot(index="method", columns="measure", values="text")
-    return wide.loc[table.method.unique(), ["pointing", "energy", "iou", "pixel_auc"]].rename_axis(columns=None)
-
-
 def compare(measured: pd.DataFrame, others: dict[str, pd.DataFrame], patients: np.ndarray) -> pd.DataFrame:
     """Give the mean paired difference `measured` minus each of `others`, of the same images, its interval by patient.
 
@@ -145,17 +135,3 @@ def deletion_insertion_curves(
     place = np.argsort(order, axis=1).reshape(images.shape)
     shares = np.linspace(0, 1, points)
     return np.stack([score(np.where(place < share * flat.shape[1], after, before)) for share in shares], axis=1)
-
-
-def similarity(maps: np.ndarray, others: np.ndarray) -> pd.DataFrame:
-    """Say how alike two heatmaps (values in [0, 1]) of the same image are (Adebayo et al. 2018).
-
-    Returns:
-        DataFrame ssim (structural similarity, Wang et al. 2004; 1 is equal) and spearman (rank correlation of the
-        pixels; NaN where one map is the same everywhere).
-    """
-    maps, others = np.asarray(maps, "float32"), np.asarray(others, "float32")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a constant map has no ranks
-        spearman = [spearmanr(one.ravel(), other.ravel()).statistic for one, other in zip(maps, others, strict=True)]
-    return pd.DataFrame({"ssim": tf.image.ssim(maps[..., None], others[..., None], 1.0).numpy(), "spearman": spearman})

@@ -22,11 +22,8 @@ def list_layers(model: keras.Model, prefix: str = "") -> dict[str, keras.Layer]:
 
 def list_feature_layers(model: keras.Model) -> list[str]:
     """Return the names of the layers that make a map of more than one cell, from the input to the output."""
-    layers = {
-        name: layer for name, layer in list_layers(model).items() if not isinstance(layer, keras.layers.InputLayer)
-    }
-    shapes = {name: tuple(layer.output.shape) for name, layer in layers.items()}
-    return [name for name, shape in shapes.items() if len(shape) == 4 and shape[1:3] != (1, 1)]
+    layers = [pair for pair in list_layers(model).items() if not isinstance(pair[1], keras.layers.InputLayer)]
+    return [name for name, layer in layers if len(layer.output.shape) == 4 and layer.output.shape[1:3] != (1, 1)]
 
 
 def find_feature_layer(model: keras.Model) -> str:
@@ -49,18 +46,13 @@ def watch(
     Raises:
         UsageError: a target, layer or network that cannot be explained.
     """
-    needs = f"network {model.name!r}: heatmaps need a built Sequential or Functional network, one input, one output"
-    if not model.built or len(getattr(model, "outputs", ())) != 1:
-        raise UsageError(needs)
     if layer and layer not in (known := list_feature_layers(model)):
         raise UsageError(f"layer: {layer!r} is no feature map of the network; it has {', '.join(known)}")
 
     def observe(batch: tf.Tensor, path: str) -> list[tf.Tensor]:
-        with tf.GradientTape() as tape:
-            tape.watch(batch)
-            logits, features = follow(model, batch, path) if path else (model(batch), batch)
-            score = choose_target(tf.cast(logits, "float32"), target, softmax=activation != "sigmoid")
-        found = [score, features, tape.gradient(score, features)] if slopes else [score, features]
+        logits, features = follow(model, batch, path) if path else (model(batch), batch)
+        score = choose_target(tf.cast(logits, "float32"), target, softmax=activation != "sigmoid")
+        found = [score, features, *(tf.gradients(score, features) if slopes else ())]  # as a tape, from here on only
         return [tf.cast(tensor, "float32") for tensor in found]
 
     with linear_output(model) as activation:
@@ -71,8 +63,10 @@ def watch(
             if whole:  # the layers around an inner network have to be a chain
                 example = tf.random.stateless_uniform((2, *shape), (0, 1))
                 np.testing.assert_allclose(compiled(example)[0], whole(example)[0], rtol=0.02, atol=0.02)
+        except UsageError:
+            raise
         except (AssertionError, TypeError, ValueError) as error:
-            raise UsageError(f"{needs}, and a chain of layers around an inner network") from error
+            raise UsageError(f"network {model.name!r}: heatmaps need a chain of layers around {layer!r}") from error
     return lambda batch: [tensor.numpy() for tensor in compiled(tf.constant(batch))]
 
 
@@ -101,8 +95,8 @@ def follow(part: keras.Layer, batch: tf.Tensor, path: str) -> tuple[tf.Tensor, t
 def linear_output(model: keras.Model) -> Iterator[str]:
     """Switch the last "sigmoid" or "softmax" (yielded; else "") off while the context lasts, to get at the logits."""
     last = [layer for layer in list_layers(model).values() if not isinstance(layer, PASSIVE)][-1]
-    if isinstance(last, keras.layers.Softmax):
-        raise UsageError(f"network {model.name!r}: let it end in Dense or Activation('softmax'), not in Softmax")
+    if {type(step).__name__ for step in (last, getattr(model, "operations", [last])[-1])} & {"Sigmoid", "Softmax"}:
+        raise UsageError(f"network {model.name!r}: its last sigmoid or softmax must be that of a Dense or Activation")
     before = getattr(last, "activation", None)
     name = {keras.activations.sigmoid: "sigmoid", keras.activations.softmax: "softmax"}.get(before, "")
     try:
@@ -132,19 +126,12 @@ def weighted_layers(model: keras.Model) -> list[keras.Layer]:
     return [layer for layer in layers if layer.weights and not isinstance(layer, keras.layers.Normalization)]
 
 
-def randomise_weights(
-    model: keras.Model, *, seed: int, depth: int | None = None, how: str = "initialise"
-) -> keras.Model:
+def randomise_weights(model: keras.Model, *, seed: int, depth: int | None = None) -> keras.Model:
     """Return a copy of a network whose top layers have random weights: the sanity check of Adebayo et al. (2018).
 
-    A heatmap that stays the same after this says nothing about what the network has learnt.
-
     Args:
-        depth: how many of `weighted_layers` are drawn anew; None takes all.
-        how: "initialise" draws as before training; "shuffle" permutes the values within each array.
+        depth: how many of `weighted_layers` are drawn anew, as before training; None takes all.
     """
-    if how not in ("initialise", "shuffle"):
-        raise UsageError(f"how: {how!r} is not one of initialise, shuffle")
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
     random = np.random.default_rng(seed)
@@ -153,7 +140,7 @@ def randomise_weights(
         own = variable.name.removesuffix("_kernel")  # a separable convolution has depthwise_kernel
         names = (f"{own}_initializer", f"{variable.name}_initializer", "depthwise_initializer")
         initialiser = next((getattr(owner, name) for name in names if hasattr(owner, name)), None)
-        if how == "shuffle" or initialiser is None:
+        if initialiser is None:
             variable.assign(random.permutation(variable.numpy().ravel()).reshape(variable.shape))
         else:
             config = initialiser.get_config()

@@ -18,19 +18,12 @@ TRIES = 40  # places tried for a field of normal tissue
 Place = tuple[int, int, int]  # top, left, side of a square in pixels
 
 
-def can_cut(manifest: pd.DataFrame) -> np.ndarray:
-    """Say for each row of a manifest of crops whether its mammogram and its lesion mask are on disk: bool (N,)."""
-    if "full_image_path" not in manifest:
-        return np.zeros(len(manifest), bool)
-    return ((manifest.full_image_path != "") & (manifest.mask_path != "") & (manifest.split != EXCLUDED)).to_numpy()
-
-
 def cut_wide_fields(dataset: Dataset, prepared: Prepared, *, share: float = 0.3, seed: int = 0) -> Prepared:
     """Cut a field around every lesion of `prepared`, and one of normal tissue beside it where there is room.
 
     Args:
         dataset: reads the mammograms.
-        prepared: the crops with their splits; those for which `can_cut` is False are left out.
+        prepared: the crops with their splits; those without a mammogram or a mask on disk are left out.
         share: side of a field as a share of the mammogram's height; wider where a lesion does not fit in.
         seed: of the shifts; each mammogram has its own stream.
     Returns:
@@ -40,8 +33,9 @@ def cut_wide_fields(dataset: Dataset, prepared: Prepared, *, share: float = 0.3,
         DataError: there is no mammogram with a mask.
     """
     steps = replace(image_steps(prepared.settings), breast_crop=False)
-    usable = prepared.manifest[can_cut(prepared.manifest)]
-    mammograms = [rows for _, rows in usable.groupby("full_image_path", sort=False)]
+    crops = prepared.manifest
+    usable = (crops.get("full_image_path", "") != "") & (crops.mask_path != "") & (crops.split != EXCLUDED)
+    mammograms = [rows for _, rows in crops[usable].groupby("full_image_path", sort=False)] if usable.any() else []
     if not mammograms:
         raise DataError("no whole mammogram with a lesion mask on disk: wide fields cannot be cut from this copy")
     streams = [np.random.default_rng((seed, number)) for number in range(len(mammograms))]

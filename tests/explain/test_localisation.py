@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from shared.explain import localisation
+from shared import explain
 from shared.run import UsageError
 
 SIDE = 12
@@ -26,15 +25,15 @@ def noise():
 
 
 def test_the_mask_itself_scores_best(masks):
-    scores = localisation.measure(masks, masks)
-    assert list(scores.columns) == list(localisation.MEASURES)
+    scores = explain.measure(masks, masks)
+    assert list(scores.columns) == list(explain.MEASURES)
     assert (scores.drop(columns="energy_ratio") == 1).all(axis=None)
     np.testing.assert_allclose(scores.energy_ratio, 1 / masks.mean((1, 2)))
 
 
 @pytest.mark.parametrize("level", [0.0, 0.4])
 def test_a_constant_map_scores_what_chance_would(masks, level):
-    scores = localisation.measure(np.full(masks.shape, level), masks)
+    scores = explain.measure(np.full(masks.shape, level), masks)
     area = masks.mean((1, 2))
     np.testing.assert_allclose(scores.pointing, area)
     np.testing.assert_allclose(scores.energy, area)
@@ -48,7 +47,7 @@ def test_a_map_of_two_values_is_scored_as_counted_by_hand(masks):
     maps[0, 2:6, 4:8] = 2.0  # half on the lesion of 16 pixels, half beside it
     maps[1, 0, 8] = 1.0  # beside the lesion of 9 pixels
     maps[2, 0, 0] = 1.0  # far from it
-    scores = localisation.measure(maps, masks, cell=1)
+    scores = explain.measure(maps, masks, cell=1)
     np.testing.assert_allclose(scores.pointing, [0.5, 0, 0])
     np.testing.assert_allclose(scores.pointing_one_cell, [12 / 16, 1, 0])
     np.testing.assert_allclose(scores.energy, [0.5, 0, 0])
@@ -58,7 +57,7 @@ def test_a_map_of_two_values_is_scored_as_counted_by_hand(masks):
 
 
 def test_pixel_auc_and_overlap_agree_with_libraries(masks, noise):
-    scores = localisation.measure(noise, masks)
+    scores = explain.measure(noise, masks)
     expected = [roc_auc_score(mask.ravel(), values.ravel()) for mask, values in zip(masks, noise, strict=True)]
     np.testing.assert_allclose(scores.pixel_auc, expected)
     for mask, values, found in zip(masks, noise, scores.iou, strict=True):
@@ -67,44 +66,44 @@ def test_pixel_auc_and_overlap_agree_with_libraries(masks, noise):
 
 
 def test_negative_values_count_as_nothing_and_scale_changes_nothing(masks, noise):
-    scores = localisation.measure(noise - 0.5, masks)
-    assert scores.equals(localisation.measure(np.maximum(noise - 0.5, 0), masks))
-    larger = localisation.measure(4 * np.maximum(noise - 0.5, 0), masks)
+    scores = explain.measure(noise - 0.5, masks)
+    assert scores.equals(explain.measure(np.maximum(noise - 0.5, 0), masks))
+    larger = explain.measure(4 * np.maximum(noise - 0.5, 0), masks)
     np.testing.assert_allclose(larger, scores, rtol=1e-5)
 
 
 def test_a_mask_without_a_lesion_and_shapes_that_differ_are_refused(masks):
     with pytest.raises(UsageError, match="mask 1 is empty"):
-        localisation.measure(masks * 1.0, masks * np.array([1, 0, 1])[:, None, None])
+        explain.measure(masks * 1.0, masks * np.array([1, 0, 1])[:, None, None])
     with pytest.raises(UsageError, match="both must be"):
-        localisation.measure(np.ones((3, 4, 4)), masks)
+        explain.measure(np.ones((3, 4, 4)), masks)
 
 
 def test_baselines_are_where_they_should_be(masks):
     images = np.zeros(masks.shape, "uint8")
     images[:, 9:12, 0:3] = 200
-    maps = localisation.baseline_maps(images, masks, grid=(4, 4), seed=1)
-    assert tuple(maps) == localisation.BASELINES
+    maps = explain.baseline_maps(images, masks, grid=(4, 4), seed=1)
+    assert tuple(maps) == explain.BASELINES
     assert {array.shape for array in maps.values()} == {masks.shape}
     peaks = {name: np.unravel_index(array[0].argmax(), (SIDE, SIDE)) for name, array in maps.items()}
     assert peaks["centre"] in [(5, 5), (5, 6), (6, 5), (6, 6)]
     assert peaks["brightest"] == (11, 0)
-    assert localisation.measure(maps["ceiling"], masks).pointing.mean() == 1
-    assert localisation.measure(maps["ceiling"], masks).energy.max() < 1  # three pixels a cell blur the outline
-    exact = localisation.baseline_maps(images, masks, grid=(SIDE, SIDE))["ceiling"]
+    assert explain.measure(maps["ceiling"], masks).pointing.mean() == 1
+    assert explain.measure(maps["ceiling"], masks).energy.max() < 1  # three pixels a cell blur the outline
+    exact = explain.baseline_maps(images, masks, grid=(SIDE, SIDE))["ceiling"]
     np.testing.assert_array_equal(exact, masks)
-    again = localisation.baseline_maps(images, masks, grid=(4, 4), seed=1)["random"]
+    again = explain.baseline_maps(images, masks, grid=(4, 4), seed=1)["random"]
     np.testing.assert_array_equal(again, maps["random"])
 
 
 def test_intervals_are_by_patient(masks):
     masks = np.repeat(masks[:1], 40, axis=0)
     maps = np.where(np.arange(40)[:, None, None] % 2, masks, ~masks).astype(float)
-    measured = localisation.measure(maps, masks)
-    alone = localisation.summarise(measured, np.arange(40), model="m", method="gradcam")
-    pairs = localisation.summarise(measured, np.arange(40) // 2, model="m", method="gradcam")
-    groups = localisation.summarise(measured, np.arange(40) % 4, model="m", method="gradcam")
-    assert list(alone.columns) == list(localisation.COLUMNS)
+    measured = explain.measure(maps, masks)
+    alone = explain.summarise(measured, np.arange(40), model="m", method="gradcam")
+    pairs = explain.summarise(measured, np.arange(40) // 2, model="m", method="gradcam")
+    groups = explain.summarise(measured, np.arange(40) % 4, model="m", method="gradcam")
+    assert list(alone.columns) == list(explain.COLUMNS)
     width = {
         name: float((table.high - table.low)[0]) for name, table in zip("apg", (alone, pairs, groups), strict=True)
     }
@@ -115,10 +114,10 @@ def test_intervals_are_by_patient(masks):
 
 def test_paired_differences_are_sharper_than_two_intervals(masks, noise):
     masks, noise = np.tile(masks, (20, 1, 1)), np.random.default_rng(3).random((60, SIDE, SIDE))
-    better = localisation.measure(noise + 0.3 * masks, masks)
-    table = localisation.compare(better, {"random": localisation.measure(noise, masks)}, np.arange(60))
+    better = explain.measure(noise + 0.3 * masks, masks)
+    table = explain.compare(better, {"random": explain.measure(noise, masks)}, np.arange(60))
     assert table.set_index("measure").loc[["energy", "pixel_auc"], "better"].all()
-    same = localisation.compare(better, {"itself": better}, np.arange(60))
+    same = explain.compare(better, {"itself": better}, np.arange(60))
     assert not same.better.any()
     assert (same.difference == 0).all()
 
@@ -129,28 +128,13 @@ def test_deletion_of_what_counts_lowers_the_score_at_once(masks, noise):
     def score(batch):
         return (batch * masks).sum((1, 2)) / masks.sum((1, 2))
 
-    right = localisation.deletion_insertion_curves(score, images, masks, points=11, blur=50)
-    wrong = localisation.deletion_insertion_curves(score, images, ~masks, points=11, blur=50)
+    right = explain.deletion_insertion_curves(score, images, masks, points=11, blur=50)
+    wrong = explain.deletion_insertion_curves(score, images, ~masks, points=11, blur=50)
     np.testing.assert_allclose(right[:, 0], wrong[:, 0])
     np.testing.assert_allclose(right[:, -1], wrong[:, -1])
-    assert (localisation.area_under(right) < localisation.area_under(wrong) - 50).all()
-    back = localisation.deletion_insertion_curves(score, images, masks, mode="insertion", points=11, blur=50)
+    assert (right.mean(1) < wrong.mean(1) - 50).all()
+    back = explain.deletion_insertion_curves(score, images, masks, mode="insertion", points=11, blur=50)
     np.testing.assert_allclose(back[:, -1], right[:, 0], rtol=1e-6)
-    assert (localisation.area_under(back) > localisation.area_under(right)).all()
+    assert (back.mean(1) > right.mean(1)).all()
     with pytest.raises(UsageError, match="mode"):
-        localisation.deletion_insertion_curves(score, images, masks, mode="erasure")
-
-
-def test_area_under_a_straight_line():
-    np.testing.assert_allclose(localisation.area_under(np.array([[0.0, 0.5, 1.0], [1.0, 1.0, 1.0]])), [0.5, 1])
-
-
-def test_similarity_of_equal_unrelated_and_empty_maps(noise):
-    other = np.random.default_rng(9).random(noise.shape).astype("float32")
-    equal = localisation.similarity(noise, noise)
-    np.testing.assert_allclose(equal, 1, atol=1e-5)
-    found = localisation.similarity(noise, other)
-    assert (found.abs() < 0.4).all(axis=None)
-    expected = [spearmanr(one.ravel(), two.ravel()).statistic for one, two in zip(noise, other, strict=True)]
-    np.testing.assert_allclose(found.spearman, expected)
-    assert localisation.similarity(noise, 0 * noise).spearman.isna().all()
+        explain.deletion_insertion_curves(score, images, masks, mode="erasure")

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shared.data.preparation import Prepared
+from shared.data import Prepared
 from shared.explain import wide_fields
 from shared.run import DataError, Settings
 
@@ -62,33 +62,33 @@ def test_each_lesion_gives_one_field_with_it_and_one_without(dataset, crops):
         assert image[mask == 1].mean() > image[mask == 0].mean() + 50
 
 
-def test_the_seed_decides_and_threads_do_not(dataset, crops):
-    one = wide_fields.cut_wide_fields(dataset, crops, seed=1, n_jobs=1)
-    two = wide_fields.cut_wide_fields(dataset, crops, seed=1, n_jobs=3)
-    other = wide_fields.cut_wide_fields(dataset, crops, seed=2)
+def test_the_seed_decides(dataset, crops):
+    one, two, other = (wide_fields.cut_wide_fields(dataset, crops, seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one.images, two.images)
     assert (one.images != other.images).any()
 
 
 def test_a_copy_without_mammograms_or_masks_has_nothing_to_cut(dataset, crops):
-    np.testing.assert_array_equal(wide_fields.can_cut(crops.manifest), [True, True, True, False, False])
+    for column in ("full_image_path", "mask_path"):
+        empty = replace(crops, manifest=crops.manifest.assign(**{column: ""}))
+        with pytest.raises(DataError, match="no whole mammogram"):
+            wide_fields.cut_wide_fields(dataset, empty)
     without = replace(crops, manifest=crops.manifest.drop(columns="full_image_path"))
-    assert not wide_fields.can_cut(without.manifest).any()
     with pytest.raises(DataError, match="no whole mammogram"):
         wide_fields.cut_wide_fields(dataset, without)
 
 
-@pytest.mark.parametrize("centre", [(150, 110), (15, 15), (285, 205)])
-def test_the_lesion_lies_inside_and_off_centre_wherever_it_is(centre):
+@pytest.mark.parametrize(("centre", "spread"), [((150, 110), (60, 60)), ((15, 15), (3, 3)), ((285, 205), (2, 2))])
+def test_the_lesion_lies_inside_and_off_centre_wherever_it_is(centre, spread):
     mask, random = disc(centre, RADIUS), np.random.default_rng(0)
-    places = [wide_fields.place_around(mask, side=90, random=random) for _ in range(200)]
+    places = np.array([wide_fields.place_around(mask, side=90, random=random) for _ in range(200)])
     for top, left, side in places:
         assert side == 90
         assert 0 <= top <= HEIGHT - side
         assert 0 <= left <= WIDTH - side
         assert mask[top : top + side, left : left + side].sum() == mask.sum()
-    free = centre == (150, 110)
-    assert np.ptp([top for top, _, _ in places]) >= (60 if free else 0)
+    # all the room there is: 90 pixels less the lesion's 25, and in a corner the pixels between lesion and border
+    assert (np.ptp(places[:, :2], axis=0) >= spread).all()
 
 
 def test_a_field_grows_with_a_lesion_that_does_not_fit_and_stops_at_the_image():
@@ -104,5 +104,9 @@ def test_normal_tissue_resembles_the_field_of_the_lesion_in_its_share_of_breast(
 
 
 def test_no_place_is_found_where_lesions_are_everywhere():
-    everywhere = wide_fields._sums(np.ones((60, 60), bool))
-    assert wide_fields.place_beside(everywhere, everywhere, side=20, like=1, random=np.random.default_rng(0)) is None
+    everywhere, random = np.ones((60, 60), bool), np.random.default_rng(0)
+    assert wide_fields.place_beside(everywhere, everywhere, (0, 0, 20), random=random) is None
+    corner = disc((0, 0), 5)
+    top, left, side = wide_fields.place_beside(corner, ~corner, (100, 100, 90), random=random)
+    assert side == 90
+    assert not corner[top : top + 90, left : left + 90].any()

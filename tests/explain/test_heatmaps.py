@@ -1,0 +1,260 @@
+"""Heatmaps: against closed forms, finite differences, and over the kinds of network a reader may bring."""
+
+import keras
+import numpy as np
+import pytest
+
+from shared import explain
+from shared.explain import networks
+from shared.run import UsageError
+
+SIDE = 4
+CHANNELS = np.array([1.0, 2.0, -0.5], "float32")  # what the one convolution of `linear_network` multiplies with
+
+
+def scores(network, images, **options):
+    return networks.watch(network, images.shape[1:], **options)(images.astype("float32"))[0]
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).uniform(1, 2, (3, SIDE, SIDE)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def place_weights():
+    return np.random.default_rng(1).normal(size=(SIDE, SIDE, 3)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def linear_network(place_weights):
+    """features[..., c] = CHANNELS[c] * image; logit = sum(place_weights * features) + 0.3; all maps are known."""
+    steps = [keras.layers.Conv2D(3, 1, use_bias=False), keras.layers.Flatten()]
+    network = keras.Sequential([keras.Input((SIDE, SIDE, 1)), *steps, keras.layers.Dense(1, activation="sigmoid")])
+    network.set_weights([CHANNELS.reshape(1, 1, 1, 3), place_weights.reshape(-1, 1), np.array([0.3])])
+    return network
+
+
+def expected_map(method, image, weights):
+    features, slope = image[..., None] * CHANNELS, weights
+    if method == "gradcam":
+        return np.maximum((features * slope.mean((0, 1))).sum(-1), 0)
+    if method == "hirescam":
+        return np.maximum((features * slope).sum(-1), 0)
+    if method == "layercam":
+        return np.maximum((features * np.maximum(slope, 0)).sum(-1), 0)
+    if method == "gradcam++":
+        share = slope**2 / (2 * slope**2 + features.sum((0, 1)) * slope**3)
+        return np.maximum((features * (share * np.maximum(slope, 0)).sum((0, 1))).sum(-1), 0)
+    if method == "eigencam":
+        return image * np.linalg.norm(CHANNELS)
+    per_pixel = (slope * CHANNELS).sum(-1)
+    if method == "scorecam":
+        masks = (features - features.min((0, 1))) / np.ptp(features, axis=(0, 1))
+        logits = (per_pixel[..., None] * image[..., None] * masks).sum((0, 1))
+        return np.maximum((features * np.exp(logits) / np.exp(logits).sum()).sum(-1), 0)
+    if method == "integrated_gradients":
+        return per_pixel * (image - image.mean())
+    effect = (per_pixel * (image - image.mean())).reshape(2, 2, 2, 2).sum((1, 3))
+    return effect.repeat(2, 0).repeat(2, 1)  # occlusion by squares of 2 × 2
+
+
+@pytest.mark.parametrize("method", explain.METHODS)
+def test_each_method_gives_the_map_known_in_closed_form(method, linear_network, images, place_weights):
+    options = explain.MapOptions(window=2, stride=2, steps=3, batch_size=2)
+    maps = explain.heatmap(linear_network, images, method=method, normalise=False, options=options)
+    expected = np.stack([expected_map(method, image, place_weights) for image in images])
+    assert maps.dtype == np.float32
+    np.testing.assert_allclose(maps, expected, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("method", ["gradcam", "hirescam", "occlusion", "integrated_gradients"])
+def test_evidence_for_benign_is_evidence_for_malignant_with_its_sign_turned(method, linear_network, images):
+    turned = keras.models.clone_model(linear_network)
+    kernel, dense, bias = linear_network.get_weights()
+    turned.set_weights([kernel, -dense, -bias])
+    negative = explain.heatmap(linear_network, images, method=method, target="negative")
+    np.testing.assert_allclose(negative, explain.heatmap(turned, images, method=method), rtol=1e-5)
+    np.testing.assert_allclose(negative, explain.heatmap(linear_network, images, method=method, target=0), rtol=1e-5)
+
+
+def curved_network(*, activation="sigmoid", units=1):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 1))
+    hidden = keras.layers.Conv2D(6, 3, activation="tanh", name="first")(inputs)
+    hidden = keras.layers.Conv2D(4, 3, activation="tanh", name="second")(hidden)
+    hidden = keras.layers.GlobalAveragePooling2D()(hidden)
+    return keras.Model(inputs, keras.layers.Dense(units, activation=activation, name="head")(hidden))
+
+
+@pytest.fixture(scope="module")
+def small_images():
+    return np.random.default_rng(2).uniform(0.5, 1.5, (2, 8, 8, 1)).astype("float32")
+
+
+def test_gradient_agrees_with_a_finite_difference(small_images):
+    network, half = curved_network(), small_images / 2
+    # one step from a baseline of 0 is the image times the gradient at half the image
+    options = explain.MapOptions(steps=1, baseline=0)
+    maps = explain.heatmap(network, small_images, method="integrated_gradients", options=options, normalise=False)
+    for row, column in [(0, 0), (3, 4), (7, 2)]:
+        step = np.zeros_like(half)
+        step[:, row, column] = 1e-2
+        slope = (scores(network, half + step) - scores(network, half - step)) / 2e-2
+        expected = small_images[:, row, column, 0] * slope
+        np.testing.assert_allclose(maps[:, row, column], expected, rtol=2e-2, atol=1e-5)
+
+
+def test_scores_are_the_logit_behind_every_kind_of_last_activation(small_images):
+    fused = curved_network()
+    probability = fused.predict(small_images, verbose=0)[:, 0]
+    np.testing.assert_allclose(scores(fused, small_images), np.log(probability / (1 - probability)), atol=1e-5)
+    bare = curved_network(activation=None)
+    apart = keras.Model(bare.input, keras.layers.Activation("sigmoid", dtype="float32")(bare.output))
+    for network in (bare, apart):
+        np.testing.assert_allclose(scores(network, small_images), scores(fused, small_images), atol=1e-6)
+
+
+def test_softmax_of_two_classes_is_explained_by_the_log_odds_and_of_more_by_the_class(small_images):
+    two = curved_network(activation="softmax", units=2)
+    probability = two.predict(small_images, verbose=0)
+    np.testing.assert_allclose(scores(two, small_images), np.log(probability[:, 1] / probability[:, 0]), atol=1e-5)
+    three = curved_network(activation="softmax", units=3)
+    logits = np.stack([scores(three, small_images, target=number) for number in range(3)], axis=1)
+    share = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(share, three.predict(small_images, verbose=0), atol=1e-5)
+    for target in ("positive", 3):
+        with pytest.raises(UsageError, match="0 to 2"):
+            explain.heatmap(three, small_images, target=target)
+
+
+def test_a_saturated_sigmoid_still_has_a_map_and_a_dead_network_an_empty_one(linear_network, images):
+    kernel, dense, _ = linear_network.get_weights()
+    other = keras.models.clone_model(linear_network)
+    other.set_weights([kernel, dense, np.array([500.0])])
+    assert (other.predict(images, verbose=0) == 1).all()
+    np.testing.assert_allclose(explain.heatmap(other, images), explain.heatmap(linear_network, images), rtol=1e-4)
+    other.set_weights([0 * kernel, 0 * dense, np.array([0.0])])
+    for method in explain.METHODS:
+        np.testing.assert_array_equal(explain.heatmap(other, images, method=method), np.zeros_like(images))
+
+
+def blocks(inputs):
+    """A residual block, and a layer after it."""
+    first = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name="stem")(inputs)
+    branch = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name="branch")(first)
+    return keras.layers.MaxPooling2D(name="pool")(keras.layers.Add(name="sum")([first, branch]))
+
+
+def nested_and_flat(kind):
+    """The same network twice: with inner networks, and laid flat."""
+    keras.utils.set_random_seed(1)
+    units, activation = (2, "softmax") if kind == "softmax" else (1, "sigmoid")
+    inputs = keras.Input((16, 16, 3))
+    body = keras.Model(inputs, blocks(inputs), name="body")
+    top = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(units, activation=activation)]
+    if kind == "sequential":
+        nested = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Rescaling(1 / 255), body, *top])
+    else:
+        outer = keras.Input((16, 16, 3))
+        nested = keras.Model(outer, keras.Sequential(top)(body(keras.layers.Rescaling(1 / 255)(outer))))
+    inputs = keras.Input((16, 16, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(blocks(keras.layers.Rescaling(1 / 255)(inputs)))
+    flat = keras.Model(inputs, keras.layers.Dense(units, activation=activation)(pooled))
+    flat.set_weights(nested.get_weights())
+    return nested, flat
+
+
+@pytest.mark.parametrize("kind", ["functional", "sequential", "softmax"])
+def test_a_nested_network_has_the_maps_of_the_same_network_laid_flat(kind):
+    nested, flat = nested_and_flat(kind)
+    images = np.random.default_rng(3).uniform(0, 255, (2, 16, 16)).astype("uint8")
+    weights = nested.get_weights()
+    assert explain.find_feature_layer(nested) == "body/pool"
+    assert explain.find_feature_layer(flat) == "pool"
+    options = {"options": explain.MapOptions(steps=2, channels=3), "normalise": False}
+    for method in explain.METHODS:
+        expected = explain.heatmap(flat, images, method=method, **options)
+        found = explain.heatmap(nested, images, method=method, **options)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
+    inside = explain.heatmap(nested, images, layer="body/branch", resize=False)  # beside a shortcut
+    assert inside.max() == 1
+    np.testing.assert_allclose(inside, explain.heatmap(flat, images, layer="branch"), atol=1e-5)
+    assert all(np.array_equal(old, new) for old, new in zip(weights, nested.get_weights(), strict=True))
+    colours = np.repeat(images[..., None], 3, axis=-1)
+    np.testing.assert_allclose(nested.predict(colours, verbose=0), flat.predict(colours, verbose=0), rtol=1e-5)
+    with pytest.raises(UsageError, match=r"nowhere.*body/branch"):
+        explain.heatmap(nested, images, layer="nowhere")
+
+
+def test_layers_added_one_by_one_are_on_the_way_to_the_output(linear_network, images):
+    network = keras.Sequential()  # Keras builds it anew with each layer, so each layer is called several times
+    for layer in (keras.Input((SIDE, SIDE, 1)), *keras.models.clone_model(linear_network).layers):
+        network.add(layer)
+    network.set_weights(linear_network.get_weights())
+    np.testing.assert_allclose(explain.heatmap(network, images), explain.heatmap(linear_network, images), atol=1e-6)
+
+
+def test_networks_that_cannot_be_explained_are_refused_in_one_line(small_images):
+    inputs = keras.Input((8, 8, 1))
+    stem = keras.layers.Conv2D(3, 3, name="stem")(inputs)
+    pooled = keras.layers.GlobalMaxPooling2D()(stem)
+    one, two = keras.layers.Dense(1)(pooled), keras.layers.Dense(1)(pooled)
+    inner = keras.Model(inputs, stem, name="inner")
+    outer = keras.Input((8, 8, 1))
+    pools = [keras.layers.GlobalMaxPooling2D()(inner(outer)), keras.layers.GlobalAveragePooling2D()(inner(outer))]
+    hidden = keras.layers.Dense(3)(keras.layers.GlobalMaxPooling2D()(inner(outer)))
+    shortcut = keras.ops.add(hidden, keras.layers.Dense(3)(hidden))  # no layer, so the chain alone would pass it over
+    for match, network in [
+        ("one input, one output", keras.Model(inputs, [one, two])),
+        ("one input, one output", keras.Sequential([keras.layers.Conv2D(2, 3), keras.layers.Flatten()])),
+        ("that of a Dense or Activation", keras.Model(inputs, keras.ops.sigmoid(one))),
+        ("that of a Dense or Activation", keras.Model(inputs, keras.layers.Softmax()(one))),
+        ("chain", keras.Model(outer, keras.layers.Dense(1)(keras.layers.Concatenate()(pools)))),
+        ("chain", keras.Model(outer, keras.layers.Dense(1)(shortcut))),
+    ]:
+        with pytest.raises(UsageError, match=match):
+            explain.heatmap(network, small_images)
+    assert explain.heatmap(keras.Model(inputs, one), small_images).shape == (2, 8, 8)
+
+
+def test_randomising_starts_at_the_output_and_goes_down(small_images):
+    network = curved_network()
+    names = [layer.name for layer in explain.weighted_layers(network)]
+    assert names == ["head", "second", "first"]
+    for depth in (1, 2, 3):
+        changed = explain.randomise_weights(network, seed=3, depth=depth)
+        kernels = [(network.get_layer(name).kernel, changed.get_layer(name).kernel) for name in names]
+        assert [not np.array_equal(*pair) for pair in kernels] == [True] * depth + [False] * (3 - depth)
+    again = explain.randomise_weights(network, seed=3)
+    np.testing.assert_array_equal(again.get_layer("first").kernel, changed.get_layer("first").kernel)
+    assert np.abs(explain.heatmap(network, small_images) - explain.heatmap(changed, small_images)).max() > 0.05
+
+
+def test_randomising_opens_inner_networks_and_leaves_the_statistics_of_the_data_alone():
+    inner = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.SeparableConv2D(2, 3, name="inside")])
+    network = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Normalization(mean=3.0, variance=4.0, name="data"), inner,
+         keras.layers.BatchNormalization(), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1)]
+    )  # fmt: skip
+    assert len(explain.weighted_layers(network)) == 3
+    network.layers[2].moving_mean.assign([5.0, 6.0])
+    changed = explain.randomise_weights(network, seed=0)
+    assert (changed.layers[2].moving_mean.numpy() == 0).all()  # as before training
+    old, new = (one.layers[1].get_layer("inside").get_weights() for one in (network, changed))
+    assert not any(np.array_equal(*pair) for pair in zip(old[:2], new[:2], strict=True))
+    assert float(changed.get_layer("data").mean[0, 0, 0, 0]) == 3.0
+
+
+def test_wrong_use_is_refused_in_one_line(linear_network, images):
+    with pytest.raises(UsageError, match="method: 'magic' is not one of gradcam"):
+        explain.heatmap(linear_network, images, method="magic")
+    with pytest.raises(UsageError, match="target: 'benign'"):
+        explain.heatmap(linear_network, images, target="benign")
+    with pytest.raises(UsageError, match="shape"):
+        explain.heatmap(linear_network, images[0])
+    with pytest.raises(UsageError, match="stride"):
+        explain.heatmap(linear_network, images, method="occlusion", options=explain.MapOptions(window=2, stride=3))
+    dense_only = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(1)])
+    with pytest.raises(UsageError, match="no feature map"):
+        explain.find_feature_layer(dense_only)
