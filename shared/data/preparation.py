@@ -108,6 +108,8 @@ def check_can_run(settings: Settings) -> None:
                 f"{settings.data_dir}: only one class on disk {place} the official test split ({len(part)} images); "
                 "two are needed: is the copy complete?"
             )
+    labels, patients = rows.label.to_numpy(), rows.patient_id.to_numpy()
+    splits.group_folds(labels, patients, np.arange(len(rows)), count=splits.VALIDATION_SHARE, seed=settings.seed)
 
 
 def prepare(settings: Settings) -> Prepared:

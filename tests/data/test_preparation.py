@@ -80,13 +80,19 @@ def test_a_run_directory_that_cannot_be_written_is_said(drawn, tmp_path):
         data.check_can_run(settings_for(drawn, tmp_path / "file/run"))
 
 
-def test_one_class_is_said_before_anything_is_built(tmp_path):
+def test_one_class_or_two_patients_are_said_before_anything_is_built(tmp_path):
     rng = np.random.default_rng(0)
-    for folder, count in (("cancer", 3), ("benign", 3)):
+    for folder, count in (("cancer", 6), ("benign", 6)):
         (tmp_path / folder).mkdir()
         for number in range(count):
-            np.savez(tmp_path / folder / f"P_{number:05d}.npz", rng.random((9, 9)))
+            np.savez(tmp_path / folder / f"P_{folder[0]}{number}.npz", rng.random((9, 9)))
     data.check_can_run(settings_for(tmp_path, tmp_path / "run", dataset="npz"))
+    for number, path in enumerate((tmp_path / "cancer").iterdir()):
+        path.rename(path.with_name(f"P_00001_{number}.npz"))
+    for number, path in enumerate((tmp_path / "benign").iterdir()):
+        path.rename(path.with_name(f"P_00002_{number}.npz"))
+    with pytest.raises(DataError, match="2 patients are too few"):
+        data.check_can_run(settings_for(tmp_path, tmp_path / "run", dataset="npz"))
     for path in (tmp_path / "cancer").iterdir():
         path.write_bytes(b"")
     with pytest.raises(DataError, match="only one class is on disk"):

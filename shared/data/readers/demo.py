@@ -1,8 +1,10 @@
 """The embedded data set: phantom patients, drawn by the package `phantoms` in the files of a real layout."""
 
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from shared.data.readers import cbis_ddsm
 from shared.data.readers.common import Dataset
@@ -41,14 +43,14 @@ def provide_demo(
     import phantoms
 
     folder = Path(folder)
-    options = {"layout": layout, "patients": patients, "seed": seed, "acquisition": acquisition}
+    options: dict[str, Any] = {"layout": layout, "patients": patients, "seed": seed, "acquisition": acquisition}
     note, drawn = folder.with_suffix(".json"), {"generator": phantoms.fingerprint(), **options}
     if folder.is_dir() and note.exists() and read_json(note) == drawn:
         return folder
     try:
         note.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-        phantoms.write_demo_data(folder, layout=layout, patients=patients, seed=seed, acquisition=acquisition)
+        phantoms.write_demo_data(folder, **options, progress=sys.stderr.isatty())
     except (ValueError, OSError) as error:
         raise DataError(str(error)) from None
     write_json(note, drawn)
