@@ -67,10 +67,7 @@ def test_failed_notebook_is_status_1_and_unusable_data_status_2(cli, tmp_path, w
     [
         (["run", "-p", "EPOCS", "3"], "did you mean EPOCHS?"),
         (["run", "--data-dir", "nowhere"], "no such directory"),
-        (["run", "--dataset", "npz"], "needs --data-dir"),
-        (["run", "--dataset", "xyz", "--data-dir", "."], "is not one of demo, cbis-ddsm"),
         (["run", "--weights", "nothing.h5"], "no file"),
-        (["run", "--only", "77"], "no such notebook"),
         (["run", "--run-dir", "file/run"], "cannot be written"),
         (["run", "--run-dir", "/"], "give a folder of its own"),
         (["run", "--run-dir", "notebooks/.."], "holds files, but no run of this series"),
