@@ -62,7 +62,7 @@ def score_subgroups(run_dir: Path, chosen: Mapping[str, Any] | None) -> list[dic
 
 
 def render(template: Path, facts: Mapping[str, Any], target: Path) -> Path:
-    """Fill a template as `fill` does, write it to `target` and return `target`."""
+    """Fill a template, write it to `target` and return `target`."""
     write_text(target, fill(template, facts))
     return target
 
@@ -85,9 +85,7 @@ def fill(template: Path, facts: Mapping[str, Any]) -> str:
 def collect_facts(run_dir: Path | str) -> dict[str, Any]:
     """Gather what the pages say from the files of a run directory; what is missing stays empty.
 
-    Returns:
-        run, stages, audit, splits, exclusions, baselines and models (rows of the table, best first), chosen (the
-        model that validation prefers) or None, left_out, question, answer and limits (sentences), is_demo, and more.
+    Baselines and models are rows of the table, best first; chosen is the one that validation prefers, or None.
     """
     run_dir = Path(run_dir)
     paths = {"run": "run.json", "audit": "data/audit.json", "left_out": "results/left_out.json"}
@@ -135,9 +133,9 @@ def percent(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.0%}"
 
 
-def number(value: float | None, digits: int = 0) -> str:
-    """Write a number with thousands separators; "–" where there is none."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
+def number(value: float | None) -> str:
+    """Write a whole number with thousands separators; "–" where there is none."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:,.0f}"
 
 
 def markdown_cell(value: object) -> str:

@@ -13,11 +13,11 @@ from shared.evaluation.metrics import auc, check_scores, has_both
 
 
 def delong_test(labels: Array, scores_a: Array, scores_b: Array, *, patients: Array | None = None) -> float:
-    """Test whether two models have the same AUC on the same images; arguments as in `delong_covariance`.
+    """Test whether two models have the same AUC on the same images, with the variance of `delong_covariance`.
 
     Returns:
-        p, two-sided. 1 where the models do not differ at all, and NaN where the variance is 0 although they do (a
-        perfect model against a constant one), or where a class is missing: the test has nothing to say there.
+        p, two-sided; 1 where the models do not differ at all. NaN, the test has nothing to say, where a class is
+        missing or the variance is 0 although they differ (a perfect model against a constant one).
     """
     labels, scores_a = check_scores(labels, scores_a)
     labels, scores_b = check_scores(labels, scores_b)
@@ -33,10 +33,10 @@ def delong_covariance(labels: np.ndarray, scores: np.ndarray, patients: Array | 
 
     Args:
         scores: float (K, N), one row a model.
-        patients: (N,), or None to take the images as independent. Given, the components are summed by patient first
-            (Obuchowski, Biometrics 1997;53:567), which is what several images a patient need.
+        patients: (N,); the components are summed by patient first (Obuchowski, Biometrics 1997;53:567), as several
+            images a patient need. None takes the images as independent.
     Returns:
-        (K,) and (K, K); NaN covariance with fewer than two units (images, or patients) of a class.
+        (K,) and (K, K), NaN with fewer than two units (patients or images) of a class.
     """
     models = len(scores)
     if not has_both(labels):
@@ -71,26 +71,16 @@ def holm(p_values: Array) -> np.ndarray:
 
 
 def paired_differences(
-    labels: Array,
-    scores: Mapping[str, Array],
-    patients: Array,
-    *,
-    pairs: Iterable[tuple[str, str]],
-    draws: int = 2000,
-    seed: int = 0,
+    labels: Array, scores: Mapping[str, Array], patients: Array, *, pairs: Iterable[tuple[str, str]], seed: int = 0
 ) -> pd.DataFrame:
     """Compare models two by two on the same images.
 
-    Args:
-        scores: {model: float (N,)}.
-        pairs: (model_a, model_b), ...
-        draws, seed: of the paired bootstrap by patient that gives the interval.
-    Returns:
-        DataFrame model_a, model_b, delta_auc, low, high, p_delong (clustered by patient), p_holm (over these pairs).
+    The columns: model_a, model_b, delta_auc, low, high (paired bootstrap by patient), p_delong (clustered by patient),
+    p_holm (over these pairs).
     """
     rows = []
     for a, b in pairs:
-        interval = bootstrap_difference(labels, scores[a], scores[b], patients, draws=draws, seed=seed)
+        interval = bootstrap_difference(labels, scores[a], scores[b], patients, seed=seed)
         p_value = delong_test(labels, scores[a], scores[b], patients=patients)
         rows.append((a, b, interval.value, interval.low, interval.high, p_value))
     table = pd.DataFrame(rows, columns=["model_a", "model_b", "delta_auc", "low", "high", "p_delong"])
@@ -98,15 +88,9 @@ def paired_differences(
 
 
 def describe_differences(differences: pd.DataFrame) -> pd.DataFrame:
-    """Put what `paired_differences` returns into words, one row a pair.
-
-    Returns:
-        DataFrame indexed by `model`: `against`, `AUC difference` with its interval, `p` (DeLong), `p, Holm`, `verdict`.
-        The verdict follows the corrected p-value at 0.05.
-    """
-    words = {"model": differences.model_a, "against": differences.model_b}
+    """Put what `paired_differences` returns into words, one row a pair; the verdict follows Holm's p at 0.05."""
     texts = [f"{row.delta_auc:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" for row in differences.itertuples()]
-    words["AUC difference"] = texts
+    words = {"model": differences.model_a, "against": differences.model_b, "AUC difference": texts}
     for name, column in (("p", "p_delong"), ("p, Holm", "p_holm")):
         words[name] = ["" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}" for p in differences[column]]
     cases = (differences.p_holm.isna(), differences.p_holm > 0.05, differences.delta_auc > 0)
@@ -119,12 +103,8 @@ def permutation_p_value(
 ) -> float:
     """Test whether held-out scores rank the classes better than chance: a classifier two-sample test.
 
-    Lopez-Paz & Oquab, ICLR 2017, with the AUC as statistic; one-sided, (1 + draws as large) / (1 + draws).
-
-    Args:
-        draws, seed: permutations of the labels.
-        groups: (N,), or None. Given, whole groups (patients, generator batches) exchange their labels; ValueError
-            where a group holds both classes.
+    Lopez-Paz & Oquab, ICLR 2017, with the AUC as statistic; one-sided, (1 + draws as large) / (1 + draws). With
+    `groups`, whole groups (patients, generator batches) exchange their labels; each must hold one class only.
     """
     labels, scores = check_scores(labels, scores)
     if not has_both(labels):

@@ -1,7 +1,7 @@
 """Train classifiers out of fold with scikit-learn, on the cores of this machine or on a cluster. No TensorFlow."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,10 +21,7 @@ def parallel(scheduler: str = "") -> Iterator[None]:
     """Let joblib, and so scikit-learn, run what is inside the block on all cores, or on a Dask cluster.
 
     Args:
-        scheduler: address of a Dask scheduler ("tcp://host:8786") whose workers have this project installed; "" stays
-            on this machine.
-    Raises:
-        UsageError: no scheduler at that address, or Dask is not installed.
+        scheduler: "tcp://host:8786", of Dask; its workers have this project installed. "" stays on this machine.
     """
     if not scheduler:
         with joblib.parallel_config(n_jobs=-1):
@@ -44,35 +41,25 @@ def parallel(scheduler: str = "") -> Iterator[None]:
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """What cross-validation gives of one classifier.
+    """What cross-validation gives of one classifier."""
 
-    Attributes:
-        by_seed: float64 (seeds, N). Rows in a fold: the score of the model that did not see that fold. Rows in no
-            fold: the mean over the models of all folds.
-        seconds: training time, summed over folds and seeds.
-    """
-
-    by_seed: np.ndarray
-    seconds: float
+    by_seed: np.ndarray  # float64 (seeds, N), by the model that did not see the row; by all where it is in no fold
+    seconds: float  # of training, summed over folds and seeds
 
     @property
     def scores(self) -> np.ndarray:
-        """float64 (N,): the mean over the seeds; out of fold for every row that a fold holds."""
+        """float64 (N,): the mean over the seeds."""
         return self.by_seed.mean(axis=0)
 
 
 def cross_validate_heads(
-    heads: Mapping[str, BaseEstimator],
-    features: np.ndarray,
-    labels: np.ndarray,
-    folds: Mapping[int, Sequence[np.ndarray]],
+    heads: Mapping[str, BaseEstimator], features: np.ndarray, labels: np.ndarray, folds: Mapping[int, list[np.ndarray]]
 ) -> dict[str, OutOfFold]:
     """Train every head for every seed and fold; see `parallel` for where.
 
     Args:
         heads: unfitted scikit-learn classifiers with `predict_proba`; each seed sets their `random_state`.
-        features: float (N, C).
-        labels: int (N,), 0 or 1.
+        features, labels: float (N, C) and int (N,).
         folds: for each seed the rows that each fold holds out, as `group_folds` of `shared.data` returns them.
     """
     found = {}

@@ -23,16 +23,13 @@ def validate_externally(
 ) -> tuple[data.Prepared, pd.DataFrame]:
     """Score saved networks on a second data set, with the image steps and the thresholds that they have.
 
+    DataError where it holds patients or pictures of the first.
+
     Args:
-        settings: those of the run.
-        dataset_name, data_dir: layout and folder of the second data set.
         results: as from `load_results`. Scores of the networks of a row (`files`, default: the model's name) are
             averaged, with `tta` over the orientations too; rows without saved networks are passed over.
     Returns:
-        the second data set, every readable row of it test, and the table `results/external_validation.csv`; the scores
-        are in `results/external/<dataset>/<model>.csv`.
-    Raises:
-        DataError: the second data set holds patients or pictures of the first.
+        the second data set, all of it test, and the table that is written to `results/external_validation.csv`.
     """
     from shared import models
 

@@ -34,17 +34,12 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """True where the whole interval lies on one side of 0."""
+        """Tell whether all of it lies on one side of 0."""
         return self.low > 0 or self.high < 0
 
 
 def bootstrap_interval(labels: Array, scores: Array, patients: Array, *, draws: int = 2000, seed: int = 0) -> Interval:
-    """Give the AUC its percentile bootstrap interval by patient.
-
-    Returns:
-        all NaN where the value is. Perfect scores give [1, 1]: resampling cannot show that the next image may rank
-        wrongly.
-    """
+    """Give the AUC its percentile bootstrap interval by patient; [1, 1] for perfect scores, NaN for one class."""
     labels, scores = check_scores(labels, scores)
     return draw_intervals(weighted_auc(labels, scores), patients, len(labels), draws, seed)[0]
 
@@ -118,11 +113,7 @@ def weighted_auc(labels: np.ndarray, scores: np.ndarray) -> Statistic:
 
 
 def roc_band(labels: Array, scores: Array, patients: Array, *, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Compute a ROC curve and its pointwise interval at 101 false-positive rates, ready to plot.
-
-    Returns:
-        DataFrame false_positive_rate, sensitivity, low, high; all but the first NaN where a class is missing.
-    """
+    """Compute a ROC curve and its pointwise interval: false_positive_rate (101), sensitivity, low, high."""
     labels, scores = check_scores(labels, scores)
     grid = np.linspace(0, 1, 101)
     table = pd.DataFrame({"false_positive_rate": grid, "sensitivity": nan, "low": nan, "high": nan})

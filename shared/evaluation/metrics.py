@@ -55,13 +55,9 @@ def auc(labels: Array, scores: Array) -> float:
 
 
 def summarise(labels: Array, scores: Array, *, threshold: float) -> dict[str, Any]:
-    """Compute every single-number figure of one model on one set of images.
+    """Compute every figure of one model (scores: probabilities) at a threshold that was chosen elsewhere.
 
-    Args:
-        scores: probabilities of class 1.
-        threshold: chosen elsewhere, on validation.
-    Returns:
-        as below; precision and F1 are 0 where nothing is called class 1.
+    Precision and F1 are 0 where nothing is called class 1.
     """
     labels, scores = check_scores(labels, scores, probabilities=True)
     called, both = scores >= threshold, has_both(labels)
@@ -97,8 +93,6 @@ def choose_threshold(labels: Array, scores: Array, *, rule: str = "youden", targ
     Returns:
         halfway between the lowest score called class 1 and the next one below, so that it does not hang on one image.
         Where nothing is called class 1 it is the next float above the largest score.
-    Raises:
-        DataError: a class is missing. ValueError: an unknown rule, or no target where one is needed.
     """
     labels, scores = check_scores(labels, scores)
     if not has_both(labels):
@@ -166,13 +160,9 @@ def fit_platt(labels: Array, scores: Array) -> Platt:
 
 
 def case_table(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Average the scores of one patient's side over its views and lesions.
+    """Average the scores of one patient's side over its views and lesions: one row a case.
 
-    Args:
-        predictions: patient_id, side, label, score; rows of one split.
-    Returns:
-        DataFrame patient_id, side, label, score, one row a case, sorted. A case is class 1 where any of its images is.
-        Where the side is unknown, the patient is the case.
+    A case is class 1 where any of its images is. Where the side is unknown, the patient is the case.
     """
     cases = predictions.assign(side=predictions["side"].fillna("")).groupby(["patient_id", "side"], sort=True)
     means = cases.agg(label=("label", "max"), score=("score", "mean")).reset_index()

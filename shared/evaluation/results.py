@@ -16,12 +16,8 @@ TABLE_FILE = "results/model_comparison_table.csv"
 def save_predictions(run_dir: Path, model: str, manifest: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame:
     """Write `results/predictions/<model>.csv` for those rows of `manifest` that have a score.
 
-    Args:
-        scores: float (len(manifest),), probability of class 1 in [0, 1]; NaN where there is none.
     Returns:
         DataFrame with `PREDICTION_COLUMNS`, as others will read it: ten digits make ties of near ties.
-    Raises:
-        ValueError: a score outside [0, 1], or another number of scores than rows.
     """
     if np.shape(scores) != (len(manifest),):
         raise ValueError(f"{model}: {np.shape(scores)} scores for {len(manifest)} rows")
@@ -48,8 +44,7 @@ def load_predictions(run_dir: Path, model: str) -> pd.DataFrame:
 def load_results(run_dir: Path) -> dict[str, dict[str, Any]]:
     """Read `results/metrics/*.json` as {model: what `evaluate` returned}, in the order of the file names.
 
-    Only those of the split that the manifest in the run directory has: results of an earlier split or another data
-    set stay on disk and out of every table.
+    Results of an earlier split or another data set stay on disk and out of every table.
     """
     found = {path.stem: read_json(path) for path in sorted((run_dir / "results/metrics").glob("*.json"))}
     key = split_key(load_manifest(run_dir))

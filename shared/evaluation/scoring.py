@@ -101,9 +101,6 @@ def score_baselines(prepared: Prepared) -> dict[str, dict[str, Any]]:
     `majority` gives every image the share of class 1 in train. `mean_intensity` is a logistic regression on the mean
     of the file's own pixels. `birads` is one on the radiologist's assessment of the same images, `descriptors` one on
     the radiologist's words (shape, margins, type, distribution); these two only where the source has them.
-
-    Returns:
-        {name: what `evaluate` returns}
     """
     manifest, train = prepared.manifest, prepared.rows(TRAIN)
     found = {"majority": evaluate(prepared, "majority", np.full(len(manifest), prepared.labels[train].mean()))}
