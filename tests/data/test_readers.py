@@ -1,8 +1,8 @@
 """The readers of the layouts beside the CBIS-DDSM JPEG repack: real quirks, empty trees, damaged files, refusals."""
 
 import os
+import shutil
 import struct
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -28,6 +28,13 @@ def write_npz(path, **arrays):
 def write_image(path, image):
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), image)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A function that draws eight patients in a layout, once: drawn("npz") -> the folder."""
+    base = tmp_path_factory.mktemp("drawn")
+    return lambda layout: data.provide_demo(base / layout, layout=layout, patients=8)
 
 
 def check_contract(dataset):
@@ -150,13 +157,6 @@ def test_tfrecord_patient_of_a_file_name(name, group):
     assert ddsm_tfrecord.make_row("i", {"filename": name.encode()}, "abnormal")["patient_id"] == group
 
 
-def test_tfrecords_without_the_arrays_say_so(tmp_path):
-    write_shard(tmp_path / "training10_0.tfrecords", *(example(label=n, image=pixels(n)) for n in range(3)))
-    dataset = data.load_layout("ddsm-tfrecord", tmp_path, task="abnormal")
-    assert dataset.manifest.label.tolist() == [0, 1, 1]
-    assert any("No test10_data.npy" in note for note in dataset.notes)
-
-
 DAMAGE = {  # of a shard with five records: what is left of it, and the record that the error names
     "cut in the last": (lambda content: content[:-1], 4),
     "cut in the third": (lambda content: content[:200_000], 2),
@@ -188,6 +188,7 @@ def test_tfrecord_bad_records_are_excluded_with_a_reason(tmp_path):
     write_shard(tmp_path / "training10_0.tfrecords", *good, *bad)
     dataset = data.load_layout("ddsm-tfrecord", tmp_path)
     check_contract(dataset)
+    assert any("No test10_data.npy" in note for note in dataset.notes)
     reasons = dataset.manifest.exclusion_reason.tolist()
     assert reasons[:2] == ["", ""]
     for reason, word in zip(reasons[2:], ("Example", "3 bytes", "no image", "no label", "no label"), strict=True):
@@ -242,17 +243,12 @@ def test_png_npz_malignant_uses_originals(tmp_path):
     assert "_M" in manifest.exclusion_reason[3]
 
 
-def test_png_npz_folders_may_have_other_names(tmp_path):
+def test_png_npz_folders_may_have_other_names_but_both_are_needed(tmp_path):
     write_pairs(tmp_path)
     (tmp_path / "original").rename(tmp_path / "clinic")
     (tmp_path / "synthetic").rename(tmp_path / "gan")
     assert len(data.load_layout("png-npz", tmp_path, task="original").manifest) == 8
-
-
-def test_png_npz_needs_both_folders(tmp_path):
-    write_pairs(tmp_path)
-    for path in (tmp_path / "synthetic").iterdir():
-        path.unlink()
+    shutil.rmtree(tmp_path / "gan")
     with pytest.raises(DataError, match="synthetic/"):
         data.load_layout("png-npz", tmp_path)
 
@@ -273,22 +269,22 @@ def test_npz_class_folders(tmp_path):
     assert any("2 of 3" in note for note in dataset.notes)
 
 
-@pytest.mark.parametrize(
-    ("folders", "positive"), [(("1", "0"), "1"), (("Malignant", "x"), "Malignant"), (("Normal", "odd"), "odd")]
-)
-def test_npz_folder_names_decide_the_label(tmp_path, folders, positive):
+FOLDERS = {  # the names of the class folders: the one that is positive, "" where they do not say it
+    ("1", "0"): "1", ("Malignant", "x"): "Malignant", ("Normal", "odd"): "odd",
+    ("a", "b"): "", ("cancer", "malignant"): "", ("cancer",): "", ("cancer", "benign", "huh"): "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("folders", FOLDERS)
+def test_npz_folder_names_decide_the_label(tmp_path, folders):
     for folder in folders:
         write_npz(tmp_path / folder / "a.npz", a=random((8, 8)))
+    if not FOLDERS[folders]:
+        with pytest.raises(DataError, match=str(tmp_path)):
+            data.load_layout("npz", tmp_path)
+        return
     manifest = data.load_layout("npz", tmp_path).manifest
-    assert manifest.pathology[manifest.label == 1].tolist() == [positive.upper()]
-
-
-@pytest.mark.parametrize("folders", [("a", "b"), ("cancer", "malignant"), ("cancer",), ("cancer", "benign", "huh")])
-def test_npz_folders_that_do_not_say_the_class_are_refused(tmp_path, folders):
-    for folder in folders:
-        write_npz(tmp_path / folder / "a.npz", a=random((8, 8)))
-    with pytest.raises(DataError, match=str(tmp_path)):
-        data.load_layout("npz", tmp_path)
+    assert manifest.pathology[manifest.label == 1].tolist() == [FOLDERS[folders].upper()]
 
 
 # ----------------------------------------------------------------- mini-mias
@@ -338,6 +334,8 @@ def test_mias_rows_patients_sides_and_exclusions(tmp_path):
     assert "line 12" in reasons["mdb010"]
     assert "missing" in reasons["mdb011"]
     assert "normal" in reasons["mdb003"]
+    sides = [dataset.read_image(used.image_path[name]).shape[0] for name in ("mdb001", "mdb006", "mdb009")]
+    assert sides == [591, 120, mini_mias.MIN_SIDE]  # the second one's circle reaches over the border
 
 
 def test_mias_origin_is_bottom_left(tmp_path):
@@ -353,17 +351,6 @@ def test_mias_origin_is_bottom_left(tmp_path):
     mask = dataset.read_mask(row)
     assert mask[48, 48] == 1
     assert abs(int(mask.sum()) - np.pi * 20**2) < 100
-
-
-def test_mias_crops_stay_inside_and_are_wide_enough(tmp_path):
-    write_mias(tmp_path)
-    dataset = data.load_layout("mini-mias", tmp_path)
-    shapes = {
-        row.image_id: dataset.read_image(row.image_path).shape for row in dataset.manifest.itertuples() if not row.split
-    }
-    assert shapes["mdb001"] == (591, 591)
-    assert shapes["mdb006"] == (120, 120)  # its circle reaches over the border
-    assert shapes["mdb009"] == (mini_mias.MIN_SIDE, mini_mias.MIN_SIDE)
 
 
 def test_mias_normal_crops_lie_in_the_breast_and_do_not_move(tmp_path):
@@ -389,121 +376,75 @@ def test_mias_full_images_take_any_malignant_lesion(tmp_path):
 
 
 # ---------------------------------------------------------- cbis-ddsm-dicom
-CSV_HEADER = (
-    "patient_id,breast_density,left or right breast,image view,abnormality id,abnormality type,mass shape,mass margins,"
-    "assessment,pathology,subtlety,image file path,cropped image file path,ROI mask file path\r\n"
-)
-STUDY = "1.3.6.1.4.1.9590.1"
+def edit_dicom(path, image=None, **values):
+    """Change elements of a DICOM file, or take them out (None), and its pixels."""
+    file = pydicom.dcmread(path)
+    for name, value in values.items():
+        if value is None and name in file:
+            delattr(file, name)
+        elif value is not None:
+            setattr(file, name, value)
+    if image is not None:
+        file.Rows, file.Columns = image.shape
+        file.BitsAllocated = file.BitsStored = 8 * image.dtype.itemsize
+        file.HighBit, file.PixelData = file.BitsStored - 1, image.tobytes()
+    file.save_as(path)
 
 
-def write_dicom(path, image, *, description="", photometric="MONOCHROME2", window=None):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = pydicom.Dataset()
-    file.file_meta = pydicom.dataset.FileMetaDataset()
-    file.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    file.file_meta.MediaStorageSOPClassUID = file.SOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
-    file.file_meta.MediaStorageSOPInstanceUID = file.SOPInstanceUID = pydicom.uid.generate_uid()
-    file.Rows, file.Columns = image.shape
-    file.SamplesPerPixel, file.PixelRepresentation, file.PhotometricInterpretation = 1, 0, photometric
-    bits = 8 * image.dtype.itemsize
-    file.BitsAllocated = file.BitsStored = bits
-    file.HighBit = bits - 1
-    if description:
-        file.SeriesDescription = description
-    if window:
-        file.WindowCenter, file.WindowWidth = window
-    file.PixelData = image.tobytes()
-    file.save_as(path, enforce_file_format=True)
+@pytest.fixture
+def tcia(drawn, tmp_path):
+    """A copy of the drawn DICOM tree."""
+    return shutil.copytree(drawn("cbis-ddsm-dicom"), tmp_path / "tcia")
 
 
-def case(patient, label, *, kind="Mass-Training", crop="000000.dcm", mask="000001.dcm"):
-    subject = f"{kind}_{patient}_LEFT_CC"
-    full = f"{subject}/{STUDY}.1/{STUDY}.2/000000.dcm"
-    series = f"{subject}_1/{STUDY}.3/{STUDY}.4"
-    return f'{patient},3,LEFT,CC,1,mass,OVAL,ILL_DEFINED,4,{label},3,{full},{series}/{crop},"{series}/{mask}\n"\r\n'
+@pytest.mark.parametrize("is_described", [True, False])
+def test_dicom_tree_joins_what_the_jpeg_repack_joins(drawn, tcia, is_described):
+    for path in () if is_described else tcia.rglob("*.dcm"):
+        edit_dicom(path, SeriesDescription=None)
+    jpeg, dicom = data.load_layout("cbis-ddsm", drawn("cbis-ddsm")), data.load_layout("cbis-ddsm-dicom", tcia)
+    assert set(dicom.manifest.source) == {"cbis-ddsm-dicom"}
+    pairs = jpeg.manifest.merge(dicom.manifest, on="image_id", suffixes=("", "_dicom"))
+    assert len(pairs) >= len(dicom.manifest) - 1  # one series is missing from the repack
+    assert (pairs.label == pairs.label_dicom).all()
+    for row in pairs.itertuples():
+        first, second = jpeg.read_image(row.image_path), dicom.read_image(row.image_path_dicom)
+        assert first.shape == second.shape
+        assert np.corrcoef(first.ravel(), second.ravel())[0, 1] > 0.9
+    for row in dicom.manifest.itertuples():
+        mask = dicom.read_mask(row)
+        assert mask.shape == dicom.read_image(row.image_path).shape
+        assert 0.02 < mask.mean() < 0.9
 
 
-def write_tcia(folder):
-    """Four masses: files as the csv names them, swapped roles, no descriptions, and the newer download's names."""
-    cases = [
-        case("P_00001", "MALIGNANT"),
-        case("P_00002", "BENIGN"),
-        case("P_00003", "BENIGN_WITHOUT_CALLBACK"),
-        case("P_00004", "MALIGNANT"),
-    ]
-    (folder / "csv").mkdir(parents=True)
-    (folder / "csv/mass_case_description_train_set.csv").write_text(CSV_HEADER + "".join(cases), newline="")
-    full = random((60, 50), high=60000, dtype=np.uint16)
-    crop = np.ascontiguousarray(full[10:30, 5:25])
-    mask = np.zeros((60, 50), np.uint8)
-    mask[15:25, 10:20] = 255
-    for number, (crop_name, mask_name, described) in enumerate(
-        [("000000", "000001", True), ("000001", "000000", True), ("000001", "000000", False), ("1-1", "1-2", True)], 1
-    ):
-        subject = folder / f"CBIS-DDSM/Mass-Training_P_{number:05d}_LEFT_CC"
-        new = number == 4
-        study, whole = ("07-20-2016-DDSM", "1.0-full mammogram images-1") if new else (f"{STUDY}.1", f"{STUDY}.2")
-        write_dicom(subject / study / whole / ("1-1.dcm" if new else "000000.dcm"), full)
-        part = Path(f"{subject}_1") / study / ("1.0-ROI" if new else f"{STUDY}.4")
-        write_dicom(part / f"{crop_name}.dcm", crop, description="cropped images" if described else "")
-        write_dicom(part / f"{mask_name}.dcm", mask, description="ROI mask images" if described else "")
-    return full, crop, mask
-
-
-def test_dicom_tree_joins_crop_and_mask_whatever_their_names(tmp_path):
-    _, crop, mask = write_tcia(tmp_path)
-    dataset = data.load_layout("cbis-ddsm-dicom", tmp_path)
-    check_contract(dataset)
-    manifest = dataset.manifest
-    assert manifest.image_id.tolist() == [f"Mass-Training_P_{n:05d}_LEFT_CC_1" for n in range(1, 5)]
-    assert manifest.label.tolist() == [1, 0, 0, 1]
-    assert set(manifest.source) == {"cbis-ddsm-dicom"}
-    for row in manifest.itertuples():
-        assert np.array_equal(dataset.read_image(row.image_path), crop)
-        assert np.array_equal(dataset.read_mask(row), mask[10:30, 5:25] > 0)
-
-
-def test_dicom_full_images(tmp_path):
-    full, _, _ = write_tcia(tmp_path)
-    dataset = data.load_layout("cbis-ddsm-dicom", tmp_path, input="full")
-    assert np.array_equal(dataset.read_image(dataset.manifest.image_path[3]), full)
-
-
-def test_dicom_monochrome1_is_inverted_and_windows_are_applied(tmp_path):
-    write_tcia(tmp_path)
-    dataset = data.load_layout("cbis-ddsm-dicom", tmp_path)
+def test_dicom_monochrome1_is_inverted_and_windows_are_applied(tcia):
+    dataset = data.load_layout("cbis-ddsm-dicom", tcia)
     path = dataset.manifest.image_path[0]
     ramp = np.tile(np.arange(0, 60000, 1000, dtype=np.uint16), (60, 1))
-    write_dicom(tmp_path / path, ramp, photometric="MONOCHROME1")
+    plain = {"WindowCenter": None, "WindowWidth": None, "PhotometricInterpretation": "MONOCHROME2"}
+    edit_dicom(tcia / path, ramp, **plain | {"PhotometricInterpretation": "MONOCHROME1"})
     read = dataset.read_image(path)
-    assert read[0, 0] > read[0, -1]
-    assert read.max() == ramp.max()
-    write_dicom(tmp_path / path, ramp, window=(30000, 10000))
+    np.testing.assert_array_equal(read, ramp.max() - ramp)
+    edit_dicom(tcia / path, ramp, **plain | {"WindowCenter": 30000, "WindowWidth": 10000})
     read = dataset.read_image(path)
     assert read[0, 0] == read[0, 20]  # below the window
     assert read[0, 40] == read[0, -1]  # above it
     assert read[0, 25] < read[0, 35]
 
 
-def test_dicom_damaged_and_missing_files_are_named(tmp_path):
-    write_tcia(tmp_path)
-    broken = next((tmp_path / "CBIS-DDSM/Mass-Training_P_00001_LEFT_CC_1").rglob("000000.dcm"))
-    broken.write_bytes(b"not a DICOM file")
-    for file in (tmp_path / "CBIS-DDSM/Mass-Training_P_00002_LEFT_CC_1").rglob("*.dcm"):
-        file.unlink()
-    dataset = data.load_layout("cbis-ddsm-dicom", tmp_path)
-    assert "Mass-Training_P_00002_LEFT_CC_1" not in set(dataset.manifest.image_id)
-    assert int(dataset.coverage.crop.sum()) == 3
-    with pytest.raises(DataError, match=r"000000\.dcm"):
+def test_dicom_damaged_and_missing_files_are_named(tcia):
+    manifest = data.load_layout("cbis-ddsm-dicom", tcia).manifest
+    (tcia / manifest.image_path[0]).write_bytes(b"not a DICOM file")
+    for path in next(tcia.rglob(manifest.image_id[1])).rglob("*.dcm"):
+        path.unlink()
+    dataset = data.load_layout("cbis-ddsm-dicom", tcia)
+    assert manifest.image_id[1] not in set(dataset.manifest.image_id)
+    assert int(dataset.coverage.crop.sum()) == len(manifest) - 1
+    with pytest.raises(DataError, match="not a readable DICOM"):
         dataset.read_image(dataset.manifest.image_path[0])
-    with pytest.raises(DataError):
-        dataset.read_image("../elsewhere.dcm")
-
-
-def test_dicom_without_files_says_so(tmp_path):
-    (tmp_path / "mass_case_description_train_set.csv").write_text(CSV_HEADER + case("P_00001", "BENIGN"), newline="")
+    for path in tcia.rglob("*.dcm"):
+        path.unlink()
     with pytest.raises(DataError, match="dcm"):
-        data.load_layout("cbis-ddsm-dicom", tmp_path)
+        data.load_layout("cbis-ddsm-dicom", tcia)
 
 
 # ----------------------------------------------------------------- real data
@@ -527,8 +468,8 @@ def read_all(dataset):
 
 
 @pytest.mark.parametrize("name", phantoms.LAYOUTS)
-def test_the_embedded_data_set_is_read_back_in_every_layout_and_through_links(name, tmp_path):
-    folder = data.provide_demo(tmp_path / "drawn", layout=name, patients=8)
+def test_the_embedded_data_set_is_read_back_in_every_layout_and_through_links(name, drawn, tmp_path):
+    folder = drawn(name)
     for task in ("original", "malignant") if name == "png-npz" else ("malignant",):
         dataset = data.load_layout(name, folder, task=task)
         check_contract(dataset)
@@ -544,7 +485,7 @@ def test_the_embedded_data_set_is_read_back_in_every_layout_and_through_links(na
     assert again.manifest.equals(dataset.manifest)
     assert all(map(np.array_equal, read_all(again), read_all(dataset)))
     with pytest.raises(DataError, match="below the data directory"):
-        again.read_image(f"../drawn/{again.manifest.image_path.iloc[-1]}")
+        again.read_image(f"../{name}/{again.manifest.image_path.iloc[-1]}")
     with pytest.raises(DataError, match="below the data directory"):
         again.read_image(str(folder / again.manifest.image_path.iloc[-1]))
 

@@ -47,8 +47,12 @@ def looks_like_mask(path: str, full: str, data_dir: Path) -> bool:
 
 def mask_reader(read_image: Callable[..., np.ndarray], input: str) -> Callable[[Any], np.ndarray]:
     """Return a function manifest row → lesion mask in the frame of that row's crop or mammogram."""
-    if input == "full":
-        return lambda row: np.maximum.reduce([read_image(path) > 127 for path in row.all_masks.split(";") if path])
+
+    def read_all(row: Any) -> np.ndarray:
+        masks = [read_image(path) > 127 for path in row.all_masks.split(";") if path]
+        if len({mask.shape for mask in masks}) != 1:
+            raise DataError(f"{row.image_id}: its lesions' masks differ in size; fetch the files again")
+        return np.logical_or.reduce(masks)
 
     def read(row: Any) -> np.ndarray:
         mask = read_image(row.mask_path) > 127
@@ -60,7 +64,7 @@ def mask_reader(read_image: Callable[..., np.ndarray], input: str) -> Callable[[
         top, left = locate_crop(read_image(row.full_image_path), crop, mask)
         return mask[top : top + crop.shape[0], left : left + crop.shape[1]]
 
-    return read
+    return read_all if input == "full" else read
 
 
 def locate_crop(full: np.ndarray, crop: np.ndarray, mask: np.ndarray) -> tuple[int, int]:
