@@ -12,6 +12,7 @@ with quiet_native_output():
     import tensorflow as tf
     from keras import KerasTensor as Tensor
     from keras import layers, ops
+tf.get_logger().setLevel("ERROR")  # no notices that a network is compiled for another batch size
 
 __all__ = ["Tensor", "keras", "layers", "ops", "quiet_native_output", "tf"]
 
@@ -28,7 +29,8 @@ def set_up_devices(*, threads: int = 0, mixed_precision: bool = True) -> str:
         one line that says which versions and devices will be used.
     """
     versions = f"Keras {keras.__version__}, TensorFlow {tf.__version__}"
-    gpus = tf.config.list_physical_devices("GPU")
+    with quiet_native_output():  # TensorFlow looks for a driver, and says so where there is none
+        gpus = tf.config.list_physical_devices("GPU")
     with contextlib.suppress(RuntimeError):  # TensorFlow is running already
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
