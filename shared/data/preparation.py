@@ -104,10 +104,8 @@ def check_can_run(settings: Settings) -> None:
     is_test = rows.official_split == TEST
     for place, part in (("in", rows[is_test]), ("outside", rows[~is_test])):
         if 0 < len(part) < len(rows) and part.label.nunique() < 2:
-            raise DataError(
-                f"{settings.data_dir}: only one class on disk {place} the official test split ({len(part)} images); "
-                "two are needed: is the copy complete?"
-            )
+            where = f"on disk {place} the official test split ({len(part)} images)"
+            raise DataError(f"{settings.data_dir}: only one class {where}; two are needed: is the copy complete?")
     labels, patients = rows.label.to_numpy(), rows.patient_id.to_numpy()
     splits.group_folds(labels, patients, np.arange(len(rows)), count=splits.VALIDATION_SHARE, seed=settings.seed)
 

@@ -34,18 +34,16 @@ def group_folds(
     rows = np.asarray(rows)
     labels, groups = np.asarray(labels)[rows], np.asarray(groups)[rows]
     if by_group and len(np.unique(groups)) < count:
-        raise DataError(
-            f"{len(np.unique(groups))} patients are too few for {count} groups of patients; "
-            "is the copy complete? Fewer folds: N_FOLDS"
-        )
+        few = f"{len(np.unique(groups))} patients are too few for {count} groups of patients"
+        raise DataError(f"{few}; is the copy complete? Fewer folds: N_FOLDS")
     splitter = (StratifiedGroupKFold if by_group else StratifiedKFold)(count, shuffle=True, random_state=seed)
     try:
         return [rows[held_out] for _, held_out in splitter.split(rows, labels, groups if by_group else None)]
     except ValueError:
-        counts = np.bincount(labels, minlength=2)
+        zeros, ones = np.bincount(labels, minlength=2)[:2]
+        counts = f"there are {zeros} of class 0 and {ones} of class 1"
         raise DataError(
-            f"no split by patient is possible: each class needs at least {count} images, there are {counts[0]} of "
-            f"class 0 and {counts[1]} of class 1; is the copy complete?"
+            f"no split is possible: each class needs {count} images, {counts}; is the copy complete?"
         ) from None
 
 
@@ -104,14 +102,11 @@ def check_splits(manifest: pd.DataFrame) -> None:
         labels = manifest.label[manifest.split == split]
         for label in (0, 1):
             if not (labels == label).any():
-                of_class = manifest[manifest.label == label]
-                reasons = of_class.exclusion_reason[of_class.split == EXCLUDED]
-                raise DataError(
-                    f"the {split} split has {len(labels)} images and none of class {label}; "
-                    "at least some patients of both classes are needed in each split: is the copy complete?"
-                    + (f" {len(reasons)} of its {len(of_class)} images are left out" if len(reasons) else "")
-                    + (f", e.g. because of: {reasons.mode()[0]}" if len(reasons) else "")
-                )
+                line = f"the {split} split has {len(labels)} images and none of class {label}: is the copy complete?"
+                reasons = manifest.exclusion_reason[(manifest.label == label) & (manifest.split == EXCLUDED)]
+                if len(reasons):
+                    line += f" {len(reasons)} images of that class are left out, e.g. because of: {reasons.mode()[0]}"
+                raise DataError(line)
     sides = manifest[manifest.split != EXCLUDED].groupby("patient_id").split.nunique()
     if (sides > 1).any():
         raise DataError(f"{int((sides > 1).sum())} patients stand on two sides of the split, e.g. {sides.idxmax()}")

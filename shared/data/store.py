@@ -39,10 +39,9 @@ def check_disk(folder: Path, needed: int, what: str = "the image store") -> None
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if free < needed + 50_000_000:
-        raise DataError(
-            f"not enough disk space for {what}: {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free; "
-            "free some, choose a smaller IMAGE_SIZE, or put RUN_DIR on another disk"
-        )
+        sizes = f"{needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free"
+        way_out = "free some, choose a smaller IMAGE_SIZE, or put RUN_DIR on another disk"
+        raise DataError(f"not enough disk space for {what}: {sizes}; {way_out}")
 
 
 def store_key(dataset: Dataset, steps: ImageSteps) -> str:

@@ -86,9 +86,8 @@ def read_cases(data_dir: Path) -> pd.DataFrame:
         if (folder / name).is_file()
     ]
     if not frames:
-        raise DataError(
-            f"{data_dir}: not a CBIS-DDSM copy: none of {', '.join(CASE_FILES.values())} in it or in its csv/ folder"
-        )
+        names = ", ".join(CASE_FILES.values())
+        raise DataError(f"{data_dir}: not a CBIS-DDSM copy: none of {names} in it or in its csv/ folder")
     cases = pd.concat(frames, ignore_index=True)
     if cases.empty:
         raise DataError(f"{folder}: the case files hold no rows; fetch them again")
@@ -133,10 +132,8 @@ def read_roles(data_dir: Path) -> dict[str, str]:
     try:
         info = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=["image_path", "SeriesDescription"])
     except (ValueError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path.name}: cannot be read ({str(error)[:80]}); fetch it again, or remove it: files are then told "
-            "apart by their content"
-        ) from None
+        message = f"{path.name}: cannot be read ({str(error)[:80]}); fetch it again, or remove it"
+        raise DataError(f"{message}: files are then told apart by their content") from None
     roles = info.SeriesDescription.str.strip().str.lower().map(ROLES)
     keys = info.image_path.str.strip().str.split("/").str[-2:].str.join("/")
     return dict(zip(keys[roles.notna()], roles.dropna(), strict=True))
@@ -156,10 +153,8 @@ def build_dataset(name: str, data_dir: Path, joined: pd.DataFrame, *, task: str,
     parts = {part: joined[f"{part}_path"] != "" for part in ("crop", "mask", "full")}
     present, absent = joined[parts[input]], joined[~(parts["crop"] & parts["mask"] & parts["full"])]
     if present.empty:
-        raise DataError(
-            f"{data_dir}: none of the {len(joined):,} rows of the case files finds its {input} image on disk; "
-            "is the copy complete, and is INPUT (crop or full) what it holds?"
-        )
+        message = f"{data_dir}: none of the {len(joined):,} rows of the case files finds its {input} image on disk"
+        raise DataError(f"{message}; is the copy complete, and is INPUT (crop or full) what it holds?")
     splits = joined.groupby("patient_id").official_split.nunique()
     shared = sorted(splits.index[splits > 1])
     names, notes = [row_name(row) for row in absent.itertuples()], []
@@ -169,10 +164,8 @@ def build_dataset(name: str, data_dir: Path, joined: pd.DataFrame, *, task: str,
     if 0 < len(absent) <= 5:
         notes.append(f"Crop, mask or mammogram is missing for {', '.join(names)}.")
     if shared:
-        notes.append(
-            f"{len(shared)} patients stand in both official splits once masses and calcifications are pooled; "
-            "their rows leave train."
-        )
+        both = f"{len(shared)} patients stand in both official splits once masses and calcifications are pooled"
+        notes.append(f"{both}; their rows leave train.")
     rows = list_images(present, task, input)
     dataset = common.make_dataset(name, data_dir, rows, ("benign", "malignant"), notes=notes)
     read_mask = series.mask_reader(dataset.read_image, input) if (rows.mask_path != "").any() else None

@@ -35,10 +35,8 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
                 subjects.setdefault(part, []).append(path)
                 break
     if not subjects:
-        raise DataError(
-            f"{data_dir}: case files, but no *.dcm in a folder like Mass-Training_P_00001_LEFT_CC_1/; "
-            "for the JPEG repack use DATASET cbis-ddsm"
-        )
+        folder = "Mass-Training_P_00001_LEFT_CC_1"
+        raise DataError(f"{data_dir}: no *.dcm in a folder like {folder}/; the JPEG repack is DATASET cbis-ddsm")
 
     def role(path: str) -> str:
         try:

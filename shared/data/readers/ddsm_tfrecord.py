@@ -131,16 +131,12 @@ def make_row(image_id: str, values: dict, task: str) -> dict:
         reason = "no label that tells benign from malignant"
     else:
         reason = "" if label else f"normal tile: task {task} compares lesions with lesions"
+    patient = common.patient_from_name(stem) or (leading.group(0) if leading else stem) or name or image_id
     return {
-        "image_id": image_id,
-        "patient_id": common.patient_from_name(stem) or (leading.group(0) if leading else stem) or name or image_id,
-        **common.side_and_view(name),
-        "abnormality_type": abnormality,
-        "pathology": pathology,
+        "image_id": image_id, "patient_id": patient, **common.side_and_view(name), "abnormality_type": abnormality,
+        "pathology": pathology, "exclusion_reason": reason, "subtype": common.subtype_of(abnormality, pathology),
         "label": lesion or 0 if task == "abnormal" else int(pathology == "MALIGNANT"),
-        "exclusion_reason": reason,
-        "subtype": common.subtype_of(abnormality, pathology),
-    }
+    }  # fmt: skip
 
 
 def index_array(data_dir: Path, part: str, task: str) -> list[dict]:

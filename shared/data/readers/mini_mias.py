@@ -119,23 +119,17 @@ def list_rows(info: pd.DataFrame, files: dict[str, str], task: str, input: str) 
         ((kind == "") & (task == "subtype"), "neither mass nor calcification"),
         ((place == "") & (input == "crop"), "no coordinates in Info.txt (NOTE 3): no crop"),
     ]
-    return pd.DataFrame(
-        {
-            "image_id": info.name + np.where(several, "_" + position.astype(str), ""),
-            "patient_id": [f"mias_{first:03d}_{first + 1:03d}" for first in odd],
-            "side": np.where(number % 2, "LEFT", "RIGHT"),
-            "view": "MLO",
-            "abnormality_type": kind,
-            "pathology": pathology,
-            "label": (~normal if task == "abnormal" else pathology == "MALIGNANT").astype(int),
-            "image_path": file + place if input == "crop" else file,
-            "mask_path": (file + "#circles=" + info.name.map(circles)).where((input == "full") | (info.x != ""), ""),
-            "breast_density": info.tissue,
-            "exclusion_reason": np.select([when for when, _ in reasons], [reason for _, reason in reasons], ""),
-            "subtype": [common.subtype_of(*pair) for pair in zip(kind, pathology, strict=True)],
-            "finding": info.finding,
-        }
-    )
+    masks = (file + "#circles=" + info.name.map(circles)).where((input == "full") | (info.x != ""), "")
+    return pd.DataFrame({
+        "image_id": info.name + np.where(several, "_" + position.astype(str), ""),
+        "patient_id": [f"mias_{first:03d}_{first + 1:03d}" for first in odd],
+        "side": np.where(number % 2, "LEFT", "RIGHT"), "view": "MLO",
+        "abnormality_type": kind, "pathology": pathology,
+        "label": (~normal if task == "abnormal" else pathology == "MALIGNANT").astype(int),
+        "image_path": file + place if input == "crop" else file, "mask_path": masks, "breast_density": info.tissue,
+        "exclusion_reason": np.select([when for when, _ in reasons], [reason for _, reason in reasons], ""),
+        "subtype": [common.subtype_of(*pair) for pair in zip(kind, pathology, strict=True)], "finding": info.finding,
+    })  # fmt: skip
 
 
 # ------------------------------------------------------------------- pixels

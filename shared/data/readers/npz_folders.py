@@ -41,10 +41,8 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
     notes = ["Arrays are taken as they are: INPUT has no effect."]
     unnamed = sum(row["patient_id"] == row["image_id"] for row in rows)
     if unnamed:
-        notes.append(
-            f"{unnamed} of {len(rows)} files carry no patient in their name (P_00001_…): each counts as a patient of "
-            "its own, so images of one woman may lie on both sides of a split; scores are then inflated."
-        )
+        notes.append(f"{unnamed} of {len(rows)} files carry no patient in their name (P_00001_…): each counts as one.")
+        notes.append("Images of one woman may then lie on both sides of a split, and scores are inflated.")
     negative, positive = (
         " / ".join(folder.name for folder, label in labels.items() if label == value) for value in (0, 1)
     )
@@ -67,10 +65,8 @@ def label_folders(data_dir: Path) -> dict[Path, int]:
         (known,) = set(folders) - set(unknown)
         labels[unknown[0]] = 1 - labels[known]
     elif unknown:
-        raise DataError(
-            f"{data_dir}: folder {unknown[0].name}/ names no known class; call the positive one "
-            f"{', '.join(POSITIVE)} and the other {', '.join(NEGATIVE[:1] + NEGATIVE[3:])}"
-        )
+        words = f"call the positive one {', '.join(POSITIVE)}, the other {', '.join(NEGATIVE[:1] + NEGATIVE[3:])}"
+        raise DataError(f"{data_dir}: folder {unknown[0].name}/ names no known class; {words}")
     if len(set(labels.values())) < 2:
         raise DataError(f"{data_dir}: {', '.join(f.name for f in folders)} are all one class; both are needed")
     return labels

@@ -1,8 +1,7 @@
 """Reader of paired folders: originals as `.png`, synthetic images as `.npz` (one array, any key and number type).
 
-Labels as in the source project: 1 original, 0 synthetic. Sizes, bit depths and intensity scales may differ between the
-two folders; nothing is made alike here, because finding out what the difference does is the task of notebook 02.
-
+Labels: 1 original, 0 synthetic. Sizes, bit depths and intensity scales may differ between the two folders; nothing is
+made alike here, because finding out what the difference does is the task of notebook 02.
 Patients are read from the originals' names (`P_00001_LEFT_CC_1_M.png`; of other names the stem is the patient), the
 generator's batches from the synthetic ones' (`batch_<b>_<i>_malignant.npz`). A synthetic image with the stem of an
 original is its pair and belongs to the same patient.
@@ -48,10 +47,8 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
         notes.append(f"{unnamed} originals carry no patient in their name: each counts as a patient of its own.")
     if task == "original":
         batches = {batch_of(path) for path in synthetic} - {""}
-        notes.append(
-            f"Synthetic images are grouped by generator batch ({len(batches)} batches), originals by patient; images "
-            "of the same name in both folders stay on one side of every split."
-        )
+        notes.append(f"Synthetic images are grouped by generator batch ({len(batches)} batches), originals by patient.")
+        notes.append("Images of the same name in both folders stay on one side of every split.")
     else:
         notes.append(f"{len(synthetic)} synthetic images are excluded: task malignant uses originals.")
     class_names = ("synthetic", "original") if task == "original" else ("benign", "malignant")
@@ -64,10 +61,7 @@ def find_pictures(data_dir: Path, suffix: str, names: tuple[str, ...]) -> list[P
     holding = [folder for folder in holding if folder.name.lower() in names] or holding
     if len(holding) != 1:
         found = "no folder holds" if not holding else "more than one folder holds"
-        raise DataError(
-            f"{data_dir}: {found} *{suffix} files; expected one called {names[0]}/ "
-            "(originals as .png in original/, synthetic images as .npz in synthetic/)"
-        )
+        raise DataError(f"{data_dir}: {found} *{suffix} files; expected original/ (.png) and synthetic/ (.npz)")
     return sorted(path for path in holding[0].glob(f"*{suffix}") if path.is_file())
 
 
