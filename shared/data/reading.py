@@ -104,8 +104,6 @@ def check_whole(path: Path, kind: str) -> None:
 def read_array(path: Path) -> np.ndarray:
     """Read a `.npy` file, or the only array of a `.npz` file, as a grey plane; never unpickles.
 
-    Returns:
-        uint8, uint16 or floating-point (H, W), finite; see `as_grey`.
     Raises:
         DataError: more than one array, pickled objects, too many pixels, not a plane, NaN or infinity.
     """
@@ -172,9 +170,7 @@ def open_dicom(path: Path, **options: Any) -> Any:
     """Open a DICOM file with `pydicom.dcmread`, unless its data set is compressed as a whole.
 
     Such a file (transfer syntax "deflated") is inflated in one go, however large it becomes; no mammogram has it.
-
-    Raises:
-        DataError: a deflated data set, or whatever pydicom raises on a damaged file.
+    Raises DataError for it, and for whatever pydicom raises on a damaged file.
     """
     import pydicom
 
@@ -192,10 +188,7 @@ def open_dicom(path: Path, **options: Any) -> Any:
 def read_dicom(path: Path) -> np.ndarray:
     """Read a DICOM image: modality and VOI transforms applied, MONOCHROME1 inverted (pydicom; DICOM PS3.3 C.11).
 
-    Returns:
-        uint16 or float32 (H, W), brighter = denser.
-    Raises:
-        DataError: not DICOM, no pixels, more than one plane.
+    Brighter is denser. Raises DataError where there is not one plane of pixels.
     """
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
