@@ -18,13 +18,10 @@ __all__ = ["Tensor", "keras", "layers", "ops", "quiet_native_output", "tf"]
 
 
 def set_up_devices(*, threads: int = 0, mixed_precision: bool = True) -> str:
-    """Prepare TensorFlow: GPU memory on demand, mixed precision on GPUs only, number of CPU threads.
+    """Prepare TensorFlow: GPU memory on demand, mixed precision on GPUs only, number of CPU threads (0: its choice).
 
-    Call it before anything else uses TensorFlow; thread counts cannot change later and are then left as they are.
+    Call it first: once TensorFlow runs, these are left as they are.
 
-    Args:
-        threads: CPU threads; 0 leaves TensorFlow's choice.
-        mixed_precision: False keeps float32 on GPUs too.
     Returns:
         one line that says which versions and devices will be used.
     """

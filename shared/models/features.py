@@ -1,8 +1,6 @@
-"""Run a frozen part of a network once over the image store and keep what comes out.
+"""Run a frozen part of a network once over the image store and keep what comes out: an epoch then costs only the rest.
 
-What is frozen gives the same output in every epoch. Computed once and kept on disk, an epoch costs only the part that
-is trained. Cached are either pooled features (the head is trained) or the feature map of a middle layer (fine-tuning
-from there), for each of the flips and quarter turns asked for.
+Cached are pooled features (the head is trained) or the feature map of a middle layer (fine-tuning from there).
 """
 
 import json
@@ -32,11 +30,9 @@ def extract_features(
 ) -> CachedFeatures:
     """Compute the output of one layer for every image and orientation, or open it where it was computed before.
 
-    Kept in `data/features/<model>-<layer>-<key>.npy`; the key stands for the images, the weights up to that layer
-    and the orientations.
+    Kept in `data/features/<model>-<layer>-<key>.npy`, see `feature_key`.
 
     Args:
-        prepared: images and run directory.
         model: a flat model of `build`.
         layer: name of a layer; "pooled" gives what the head sees.
         orientations: flips and quarter turns, see `orient`.

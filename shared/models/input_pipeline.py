@@ -42,10 +42,9 @@ class CachedFeatures:
 
 
 def orient(images: np.ndarray, orientations: np.ndarray) -> np.ndarray:
-    """Flip and turn square images: orientation k is k % 4 quarter turns, mirrored first from 4 on.
+    """Flip and turn square images (B, S, S): orientation k is k % 4 quarter turns, mirrored first from 4 on.
 
     Args:
-        images: (B, S, S), uint8, uint16 or float.
         orientations: int (B,), 0…7; 0 leaves an image as it is.
     Returns:
         array (B, S, S), a copy.
@@ -57,22 +56,14 @@ def orient(images: np.ndarray, orientations: np.ndarray) -> np.ndarray:
 
 
 def read_inputs(inputs: np.ndarray | CachedFeatures, rows: np.ndarray, orientations: np.ndarray) -> np.ndarray:
-    """Read one batch: (B, S, S, 1) of an image store's dtype, or float32 (B, ...) of cached features.
-
-    Args:
-        inputs: image store (N, S, S), or cached features.
-        rows, orientations: int (B,).
-    """
+    """Read one batch, int (B,) rows and orientations: (B, S, S, 1) of the store's dtype, or float32 cached features."""
     if isinstance(inputs, CachedFeatures):
         return np.asarray(inputs.array)[rows, orientations].astype(np.float32)
     return orient(np.asarray(inputs)[rows], orientations)[..., np.newaxis]
 
 
 def make_augmentation(*, seed: int = 0) -> keras.Model:
-    """Return a Keras model that changes training images at random; values stay in 0…255.
-
-    Flips, turns of up to 29°, zoom, contrast and brightness of up to 10 %.
-    """
+    """Return a Keras model that flips, turns, zooms, lights up or darkens images at random; values stay in 0…255."""
     steps = [
         layers.RandomFlip("horizontal_and_vertical", seed=seed),
         layers.RandomRotation(0.08, fill_mode="reflect", seed=seed + 1),
@@ -100,7 +91,6 @@ def make_dataset(
         images: the image store, uint8 or float (N, S, S), memory-mapped or not; or `CachedFeatures`.
         labels: int (N,), class of each row of `images`; None gives batches of images alone.
         rows: int (n,), the rows to use.
-        batch_size: images a step; the last batch may be smaller.
         order: "given": row after row, each in every orientation. "shuffled": a new order in each epoch, and one of
             the orientations at random for each image. "balanced": the same with every class drawn equally often; an
             epoch keeps its length.

@@ -93,11 +93,7 @@ def choose_backbones(wanted: Sequence[str], spec: str) -> tuple[list[str], dict[
 
 
 def find_weights(spec: str, backbone: str) -> Weights:
-    """Find and check the weights that `spec` gives for `backbone`.
-
-    Raises:
-        UsageError: no weights for this backbone, a missing or broken file, or a file of another network.
-    """
+    """Find the weights that `spec` gives for `backbone`; UsageError for none, a broken file, or another network's."""
     pairs = parse_spec(spec)
     value = pairs.get(backbone, pairs.get(""))
     if value is None:
@@ -144,13 +140,11 @@ def missing_imagenet(backbone: str, error: Exception) -> UsageError:
 
 def find_file(value: str) -> Path:
     """Return the path of a weights file, relative to the current folder or to the project's."""
-    path = Path(value).expanduser()
-    for candidate in (path, project_root() / path):
+    for candidate in (Path(value).expanduser(), project_root() / Path(value).expanduser()):
         if candidate.is_file():
             return candidate.resolve()
-    raise UsageError(
-        f"WEIGHTS: no file {value!r}; give a Keras weights file without top, or one of {', '.join(KEYWORDS)}"
-    )
+    words = ", ".join(KEYWORDS)
+    raise UsageError(f"WEIGHTS: no file {value!r}; give a Keras weights file without top, or one of {words}")
 
 
 def check_file(path: Path | str, backbone: str) -> float:

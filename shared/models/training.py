@@ -116,7 +116,6 @@ def train(
     With four classes the epoch with the lowest validation loss is kept. A training that was killed begins again.
 
     Args:
-        model: as from `build`; compiled and trained in place.
         name: writes `models/<name>.keras` and `results/training_logs/<name>.csv`; "" saves nothing.
         inputs: what to read instead of `prepared.images`, such as `CachedFeatures`.
         labels: int (N,), instead of `prepared.targets`.
@@ -163,11 +162,7 @@ def train(
 
 
 def compile_model(model: keras.Model, options: TrainingOptions, *, steps: int) -> None:
-    """Compile a model with AdamW, a learning rate that warms up and falls as a cosine, its loss and its measures.
-
-    Args:
-        steps: batches an epoch.
-    """
+    """Compile with AdamW, a learning rate that warms up and falls as a cosine over `steps` an epoch, and measures."""
     if options.loss not in LOSSES:
         raise UsageError(f"loss {options.loss!r} is not one of {', '.join(LOSSES)}")
     if options.balancing not in BALANCING:
@@ -241,8 +236,7 @@ def train_frozen(
 def fit_linear(head: keras.Model, prepared: Prepared, cached: CachedFeatures) -> Training:
     """Fit a logistic regression on the averaged features, and put its weights into the layer `logit`.
 
-    It standardises the features, weights the classes, and takes the penalty (scikit-learn's C) that gives the best
-    validation AUC. The weights act on the features as they are.
+    The penalty (scikit-learn's C) is the one that gives the best validation AUC.
     """
     started = time.perf_counter()
     rows, held_out, labels = prepared.rows("train"), prepared.rows("validation"), prepared.targets
@@ -301,9 +295,6 @@ def continue_training(
 
     Args:
         options: how many more epochs, and the learning rate where the cosine starts.
-    Raises:
-        FileNotFoundError: no such model.
-        UsageError: it takes images of another size, or was fitted without an optimiser.
     """
     model = load_model(prepared.settings.run_dir / f"models/{former}.keras", optimizer=True)
     check_size(model, prepared)
@@ -320,12 +311,7 @@ def save_model(model: keras.Model, path: Path | str) -> None:
 
 
 def load_model(path: Path | str, *, optimizer: bool = False) -> keras.Model:
-    """Load a `.keras` file, with its optimiser where it is to be trained on.
-
-    Raises:
-        FileNotFoundError: there is none.
-        DataError: it cannot be read.
-    """
+    """Load a `.keras` file, with its optimiser where it is to be trained on; DataError where it cannot be read."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: run the notebook that trains {path.stem!r} first")
@@ -353,8 +339,6 @@ def predict(
     Args:
         model: with a sigmoid, or a softmax over four subtypes: then it is the sum of the two malignant ones.
         images: the image store, uint8 (N, S, S), or `CachedFeatures`.
-        rows: int (n,).
-        orientations: flips and quarter turns, see `orient`.
     Returns:
         float64 (n,)
     """
@@ -371,13 +355,7 @@ def predict(
 def predict_held_out(
     prepared: Prepared, model: keras.Model, *, orientations: Sequence[int] = (0,), inputs: CachedFeatures | None = None
 ) -> np.ndarray:
-    """Return the probability of class 1 for validation and test, float64 (N,), NaN elsewhere; see `predict`.
-
-    Args:
-        inputs: what to read instead of `prepared.images`.
-    Raises:
-        UsageError: the model takes images of another size.
-    """
+    """Return the probability of class 1 for validation and test, float64 (N,), NaN elsewhere; see `predict`."""
     if inputs is None:
         check_size(model, prepared)
     rows = prepared.rows("validation", "test")

@@ -107,10 +107,3 @@ def test_no_rows_and_unknown_orders_are_refused():
         input_pipeline.make_dataset(IMAGES, LABELS, [], batch_size=2)
     with pytest.raises(UsageError, match="order 'backwards'"):
         input_pipeline.make_dataset(IMAGES, LABELS, [1], batch_size=2, order="backwards")
-
-
-def test_a_memory_map_is_read_in_batches_only(tmp_path):
-    np.save(tmp_path / "store.npy", IMAGES)
-    store = np.load(tmp_path / "store.npy", mmap_mode="r")
-    images, _ = collect(input_pipeline.make_dataset(store, LABELS, [7], batch_size=1))
-    np.testing.assert_array_equal(images[0, ..., 0], IMAGES[7])
