@@ -1,8 +1,16 @@
 """Heatmaps: where a network looks, whether that is the lesion, and what is left of it with random weights."""
 
 from shared.explain.heatmaps import CAM_METHODS, METHODS, MapOptions, heatmap, normalise_maps
-from shared.explain.localisation import BASELINES, COLUMNS, MEASURES, baseline_maps, compare, measure, summarise
-from shared.explain.localisation import deletion_insertion_curves as deletion_insertion_curves
+from shared.explain.localisation import (
+    BASELINES,
+    COLUMNS,
+    MEASURES,
+    baseline_maps,
+    compare,
+    deletion_insertion_curves,
+    measure,
+    summarise,
+)
 from shared.explain.networks import find_feature_layer, randomise_weights, weighted_layers
 from shared.explain.wide_fields import cut_wide_fields
 

@@ -68,16 +68,6 @@ def test_each_method_gives_the_map_known_in_closed_form(method, linear_network, 
     np.testing.assert_allclose(maps, expected, rtol=2e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("method", ["gradcam", "hirescam", "occlusion", "integrated_gradients"])
-def test_evidence_for_benign_is_evidence_for_malignant_with_its_sign_turned(method, linear_network, images):
-    turned = keras.models.clone_model(linear_network)
-    kernel, dense, bias = linear_network.get_weights()
-    turned.set_weights([kernel, -dense, -bias])
-    negative = explain.heatmap(linear_network, images, method=method, target="negative")
-    np.testing.assert_allclose(negative, explain.heatmap(turned, images, method=method), rtol=1e-5)
-    np.testing.assert_allclose(negative, explain.heatmap(linear_network, images, method=method, target=0), rtol=1e-5)
-
-
 def curved_network(*, activation="sigmoid", units=1):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((8, 8, 1))
@@ -111,6 +101,7 @@ def test_scores_are_the_logit_behind_every_kind_of_last_activation(small_images)
     np.testing.assert_allclose(scores(fused, small_images), np.log(probability / (1 - probability)), atol=1e-5)
     bare = curved_network(activation=None)
     apart = keras.Model(bare.input, keras.layers.Activation("sigmoid", dtype="float32")(bare.output))
+    np.testing.assert_array_equal(scores(bare, small_images, target="negative"), -scores(bare, small_images))
     for network in (bare, apart):
         np.testing.assert_allclose(scores(network, small_images), scores(fused, small_images), atol=1e-6)
 

@@ -60,16 +60,11 @@ def test_pixel_auc_and_overlap_agree_with_libraries(masks, noise):
     scores = explain.measure(noise, masks)
     expected = [roc_auc_score(mask.ravel(), values.ravel()) for mask, values in zip(masks, noise, strict=True)]
     np.testing.assert_allclose(scores.pixel_auc, expected)
+    negative = explain.measure(noise - 0.5, masks)  # counts as nothing, and a scale changes nothing
+    np.testing.assert_allclose(explain.measure(4 * np.maximum(noise - 0.5, 0), masks), negative, rtol=1e-5)
     for mask, values, found in zip(masks, noise, scores.iou, strict=True):
         chosen = values >= np.sort(values.ravel())[-mask.sum()]
         assert found == pytest.approx((chosen & mask).sum() / (chosen | mask).sum())
-
-
-def test_negative_values_count_as_nothing_and_scale_changes_nothing(masks, noise):
-    scores = explain.measure(noise - 0.5, masks)
-    assert scores.equals(explain.measure(np.maximum(noise - 0.5, 0), masks))
-    larger = explain.measure(4 * np.maximum(noise - 0.5, 0), masks)
-    np.testing.assert_allclose(larger, scores, rtol=1e-5)
 
 
 def test_a_mask_without_a_lesion_and_shapes_that_differ_are_refused(masks):
@@ -92,24 +87,19 @@ def test_baselines_are_where_they_should_be(masks):
     assert explain.measure(maps["ceiling"], masks).energy.max() < 1  # three pixels a cell blur the outline
     exact = explain.baseline_maps(images, masks, grid=(SIDE, SIDE))["ceiling"]
     np.testing.assert_array_equal(exact, masks)
-    again = explain.baseline_maps(images, masks, grid=(4, 4), seed=1)["random"]
-    np.testing.assert_array_equal(again, maps["random"])
 
 
 def test_intervals_are_by_patient(masks):
     masks = np.repeat(masks[:1], 40, axis=0)
     maps = np.where(np.arange(40)[:, None, None] % 2, masks, ~masks).astype(float)
     measured = explain.measure(maps, masks)
-    alone = explain.summarise(measured, np.arange(40), model="m", method="gradcam")
-    pairs = explain.summarise(measured, np.arange(40) // 2, model="m", method="gradcam")
-    groups = explain.summarise(measured, np.arange(40) % 4, model="m", method="gradcam")
-    assert list(alone.columns) == list(explain.COLUMNS)
-    width = {
-        name: float((table.high - table.low)[0]) for name, table in zip("apg", (alone, pairs, groups), strict=True)
-    }
-    assert alone.value[0] == 0.5
-    assert width["p"] == 0  # each patient has one hit and one miss
-    assert width["g"] > 2 * width["a"] > 0.4  # each patient has hits only or misses only
+    people = (np.arange(40), np.arange(40) // 2, np.arange(40) % 4)
+    tables = [explain.summarise(measured, patients, model="m", method="gradcam") for patients in people]
+    assert tuple(tables[0].columns) == explain.COLUMNS
+    assert tables[0].value[0] == 0.5
+    alone, pairs, groups = ((table.high - table.low)[0] for table in tables)
+    assert pairs == 0  # each patient has one hit and one miss
+    assert groups > 2 * alone > 0.4  # each patient has hits only or misses only
 
 
 def test_paired_differences_are_sharper_than_two_intervals(masks, noise):
@@ -118,8 +108,7 @@ def test_paired_differences_are_sharper_than_two_intervals(masks, noise):
     table = explain.compare(better, {"random": explain.measure(noise, masks)}, np.arange(60))
     assert table.set_index("measure").loc[["energy", "pixel_auc"], "better"].all()
     same = explain.compare(better, {"itself": better}, np.arange(60))
-    assert not same.better.any()
-    assert (same.difference == 0).all()
+    assert not same.better.any() | (same.difference != 0).any()
 
 
 def test_deletion_of_what_counts_lowers_the_score_at_once(masks, noise):
