@@ -5,7 +5,6 @@ Okabe & Ito, which colour-blind readers tell apart.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from cycler import cycler
-from IPython.display import Image
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score, roc_curve
 
@@ -67,13 +65,6 @@ def save_figure(figure: Figure, run_dir: Path | str, name: str, *, folder: str =
     with atomic_write(Path(run_dir) / f"results/{folder}/{name}.png") as temporary:
         figure.savefig(temporary, dpi=120, metadata={"Software": None})
     return figure
-
-
-def as_photo(figure: Figure) -> Image:
-    """Return a figure as a JPEG to show in a notebook: pictures of tissue are several times smaller than as PNG."""
-    with BytesIO() as buffer:
-        figure.savefig(buffer, format="jpeg", pil_kwargs={"quality": 85})
-        return Image(data=buffer.getvalue(), format="jpeg")
 
 
 def model_colours(names: Iterable[str]) -> list[str]:
