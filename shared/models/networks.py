@@ -175,8 +175,8 @@ def build(
     Raises:
         UsageError: unknown name or layer, or weights that do not fit.
     """
-    if name not in NAMES:
-        raise UsageError(f"model {name!r} is not one of {', '.join(NAMES)}")
+    if name not in SCRATCH and name not in BACKBONES:
+        raise UsageError(f"model {name!r} is not one of {', '.join((*SCRATCH, *BACKBONES))}")
     keras.utils.set_random_seed(seed)
     inputs = keras.Input((image_size, image_size, 1), name="image")
     if name in BACKBONES:
