@@ -1,6 +1,7 @@
 """Run one notebook: with parameters into a copy, or in place to renew its stored outputs. No TensorFlow here."""
 
 import contextlib
+import logging
 import os
 import re
 import threading
@@ -110,6 +111,7 @@ def watch_kernel(run_dir: Path) -> Iterator[list[int]]:
     os.environ["MAMMO_RUN_DIR"] = str(run_dir)
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else the debugger writes a warning past the notebook
+    os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:joblib.externals.loky.backend.resource_tracker"
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
@@ -148,6 +150,7 @@ def write_html(notebook: Path) -> Path:
     """Write an executed notebook as one HTML file beside it, which loads nothing but MathJax, and that for formulas."""
     from nbconvert.exporters.html import HTMLExporter
 
+    logging.getLogger("traitlets").setLevel(logging.ERROR)  # pictures without a text of their own
     node = nbformat.read(notebook, as_version=4)
     exporter = HTMLExporter(embed_images=True, require_js_url="", exclude_anchor_links=True)
     page, _ = exporter.from_notebook_node(node, resources={"metadata": {"name": notebook.stem}})

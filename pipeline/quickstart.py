@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from pipeline.series import RunOptions, run_series
 from shared import data, evaluation, explain, models, plots
-from shared.run import BASELINES, Settings, UsageError, resolve_settings
+from shared.run import Settings, UsageError, resolve_settings
 
 Row = dict[str, Any]  # what `shared.evaluation.evaluate` measures
 MODEL_TYPES = {
@@ -104,19 +104,18 @@ def run_working_gradcam(model_path: Path | str, num_samples: int = 10, **paramet
     return plots.save_figure(figure, prepared.settings.run_dir, name, folder="gradcam_visualizations")
 
 
-def run_complete_improvement(epochs: int = 10, **parameters: Any) -> tuple[dict[str, Any], pd.DataFrame, str]:
+def run_complete_improvement(epochs: int = 10, **parameters: Any) -> tuple[Row, pd.DataFrame, str | None]:
     """Train, cross-validate and compare in notebooks 03, 04, 05 and 07: (cv_metrics, comparison_results, best_model).
 
     They are `auc`, `auc_low`, `auc_high`, `n` of the linear head out of fold, folds by patient; the comparison table;
-    the model with the highest *validation* AUC, in whose choice test plays no part.
+    the image model with the highest *validation* AUC, in whose choice test plays no part.
     """
     run_dir = run_notebooks("03", "04", "05", "07", epochs=epochs, **parameters)
     rows = evaluation.load_predictions(run_dir, "cv_linear").query("fold >= 0")
     area = evaluation.bootstrap_interval(rows.label, rows.score, rows.patient_id)
     cv_metrics = {"auc": area.value, "auc_low": area.low, "auc_high": area.high, "n": len(rows)}
-    table = evaluation.load_table(run_dir)
-    networks = table[~table.model.isin(BASELINES)]
-    return cv_metrics, table, networks.loc[networks.val_auc.idxmax(), "model"]
+    best_model = evaluation.choose_image_model(evaluation.load_results(run_dir))
+    return cv_metrics, evaluation.load_table(run_dir), best_model
 
 
 def score(prepared: data.Prepared, model: Any, name: str, **details: Any) -> Row:
