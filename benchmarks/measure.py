@@ -4,143 +4,85 @@ import multiprocessing
 import os
 import statistics
 import time
-import traceback
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import psutil
 
-from shared.run import native_output
-
 SAMPLE_SECONDS = 0.01  # between two looks at a child's memory
-MB = 1e6
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Row:
     """One line of the table: ours beside what people use today."""
 
     name: str  # group, as `--only` takes it
     what: str
     peer: str
     unit: str
-    ours: float  # median
-    theirs: float  # median
-    ratio: float  # how many times better ours is
+    ours: float = 0.0  # median
+    theirs: float = 0.0  # median
+    ratio: float = 0.0  # how many times better ours is
     goal: str = ""
     met: bool | None = None  # None: no goal
-    details: dict | None = None  # all repeats, memory, and whatever else explains the figure
+    details: dict = field(default_factory=dict)  # all repeats, and whatever else explains the figure
 
 
 @dataclass(frozen=True)
 class Child:
     """What a child process returned and the memory that it took."""
 
-    result: object
+    result: Any
     start_mb: float  # resident when its modules were loaded and the work began
     peak_mb: float  # highest resident memory, pages of mapped files included
-    own_mb: float  # the same without pages of files, which the system can take back at any time
-
-    @property
-    def growth_mb(self):
-        """Return what the work added, in MB."""
-        return self.peak_mb - self.start_mb
 
 
-def in_child(function, **options):
-    """Call a function in a fresh Python process and watch its memory until it returns.
+def in_child(function: Callable[..., Any], **options: Any) -> Child:
+    """Call a function that is importable by name in a fresh process, and watch its memory until it returns.
 
-    Args:
-        function: importable by name; what it returns must pickle.
-        options: its arguments.
-    Returns:
-        Child
-    Raises:
-        RuntimeError: the child's own traceback, or that it died.
+    What it raises is raised here; RuntimeError where the process died.
     """
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_work, args=(there, function, options), daemon=False)
-    process.start()
-    there.close()
-    try:
-        watched = psutil.Process(process.pid)
-        here.recv()  # its modules are loaded
-        start = peak = watched.memory_info().rss
-        own = _without_files(watched.memory_info())
-        here.send("go")
-        while not here.poll(SAMPLE_SECONDS):
-            memory = watched.memory_info()
-            peak, own = max(peak, memory.rss), max(own, _without_files(memory))
-        result, problem = here.recv()
-    except (EOFError, psutil.NoSuchProcess):
-        raise RuntimeError(f"{function.__name__}: the child process died; was there enough memory?") from None
-    finally:
-        if process.is_alive() and not here.closed:
-            here.close()
-        process.join(10)
-        if process.is_alive():
-            process.terminate()
-    if problem:
-        raise RuntimeError(f"{function.__name__}: {problem}")
-    return Child(result, start / MB, peak / MB, own / MB)
-
-
-def _without_files(memory):
-    return memory.rss - getattr(memory, "shared", 0)  # psutil knows `shared` on Linux only
-
-
-def _work(connection, function, options):
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    connection.send("ready")
-    connection.recv()
-    try:
-        with native_output.quiet_native_output():
-            answer = function(**options), ""
-    except Exception:
-        answer = None, traceback.format_exc()
-    connection.send(answer)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            child = psutil.Process(pool.submit(load, function).result())
+            start = peak = child.memory_info().rss
+            work = pool.submit(function, **options)
+            while not wait([work], timeout=SAMPLE_SECONDS).done:
+                peak = max(peak, child.memory_info().rss)
+            return Child(work.result(), start / 1e6, peak / 1e6)
+        except (BrokenProcessPool, psutil.NoSuchProcess):
+            raise RuntimeError(f"{function.__name__}: the child process died; was there enough memory?") from None
 
 
-def seconds(call):
-    """Return (seconds, result) of one call."""
-    started = time.perf_counter()
-    result = call()
-    return time.perf_counter() - started, result
+def load(function: Callable) -> int:
+    """Return the process's number; to send `function` here imports its module."""
+    return os.getpid()
 
 
-def in_turn(sides, repeats):
-    """Time several functions in turn, so that whatever else the machine does falls on all of them.
-
-    Args:
-        sides: {name: function without arguments}; each is called once before, not counted.
-        repeats: int.
-    Returns:
-        {name: list of seconds}
-    """
-    for call in sides.values():
-        call()
-    times = {name: [] for name in sides}
-    for _ in range(repeats):
+def in_turn(sides: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Return {name: seconds of each call}; sides take turns, after one call of each that does not count."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for repeat in range(repeats + 1):
         for name, call in sides.items():
-            times[name].append(seconds(call)[0])
+            started = time.perf_counter()
+            call()
+            if repeat:
+                times[name].append(time.perf_counter() - started)
     return times
 
 
-def compare(name, what, peer, unit, ours, theirs, *, more_is_better=False, least=None, most=None, details=None):
-    """Make a Comparison from the repeats of both sides.
+def compare(row: Row, ours: Sequence[float], theirs: Sequence[float], *, least: float = 0, most: float = 0) -> Row:
+    """Fill in a row from the repeats of both sides; units with a slash are rates, of which more is better.
 
-    Args:
-        ours, theirs: lists of figures, one a repeat.
-        more_is_better: True for rates.
-        least: the ratio that is the goal; or
-        most: the largest value of our own figure that is the goal.
+    The goal is a ratio of at least `least`, or a figure of our own of at most `most`; there is none where both are 0.
     """
     mine, other = statistics.median(ours), statistics.median(theirs)
-    ratio = mine / other if more_is_better else other / mine
-    goal, met = "", None
-    if least is not None:
-        goal, met = f"≥ {least:g} ×", ratio >= least
-    elif most is not None:
-        goal, met = f"≤ {most:g} {unit}", mine <= most
-    details = {"ours": list(ours), "theirs": list(theirs), **(details or {})}
-    return Comparison(name, what, peer, unit, mine, other, ratio, goal, met, details)
+    ratio = mine / other if "/" in row.unit else other / mine
+    goal = f"≥ {least:g} ×" if least else f"≤ {most:g} {row.unit}" if most else ""
+    met = ratio >= least if least else mine <= most if most else None
+    details = {"ours": list(ours), "theirs": list(theirs), **row.details}
+    return replace(row, ours=mine, theirs=other, ratio=ratio, goal=goal, met=met, details=details)

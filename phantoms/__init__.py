@@ -1,5 +1,5 @@
 """The demo data set: phantom patients, drawn by `films` and written as real data sets are stored. No real images."""
 
-from phantoms.layouts import LAYOUTS, fingerprint, provide_demo_data, write_demo_data
+from phantoms.layouts import LAYOUTS, fingerprint, write_demo_data
 
-__all__ = ["LAYOUTS", "fingerprint", "provide_demo_data", "write_demo_data"]
+__all__ = ["LAYOUTS", "fingerprint", "write_demo_data"]

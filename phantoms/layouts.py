@@ -106,17 +106,3 @@ def map_patients(task: Callable, plans: list[Patient], *, n_jobs: int, progress:
 
     bar = tqdm(plans, desc=f"phantom {title}", unit="patient", disable=not progress)
     return Parallel(n_jobs=n_jobs, batch_size=4)(delayed(draw)(patient) for patient in bar)
-
-
-def provide_demo_data(out, **options):  # moves to shared.data
-    import json
-    import shutil
-
-    out = Path(out)
-    note, drawn = out.with_suffix(".json"), {"generator": fingerprint(), **options}
-    if not (out.is_dir() and note.exists() and json.loads(note.read_text()) == drawn):
-        note.unlink(missing_ok=True)
-        shutil.rmtree(out, ignore_errors=True)
-        write_demo_data(out, **options)
-        note.write_text(json.dumps(drawn))
-    return out

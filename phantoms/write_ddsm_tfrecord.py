@@ -28,8 +28,7 @@ class Tile:
 def write(out: Path, plans: list[Patient], run: Callable[..., list]) -> None:
     """Write training10_N/*.tfrecords, and test10 and cv10 as arrays."""
     tiles = [tile for patient in run(draw_tiles, plans) for tile in patient]
-    order = np.random.default_rng(plans[0].seed).permutation(len(tiles))
-    tiles = [tiles[position] for position in order]
+    tiles = [tiles[position] for position in np.random.default_rng(plans[0].seed).permutation(len(tiles))]
     training = [tile for tile in tiles if tile.split == TRAIN]
     for shard in range(SHARDS):
         write_records(out / f"training10_{shard}/training10_{shard}.tfrecords", training[shard::SHARDS])
@@ -44,7 +43,6 @@ def write(out: Path, plans: list[Patient], run: Callable[..., list]) -> None:
 def write_records(path: Path, tiles: Iterable[Tile]) -> None:
     """Write one TFRecord file of tf.train.Example with `label`, `label_normal` and `image`."""
     tf = load_tensorflow()
-
     path.parent.mkdir(parents=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
         for tile in tiles:
