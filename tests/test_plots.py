@@ -40,9 +40,7 @@ def test_heatmaps_have_a_row_an_image_and_an_outline():
 
 
 def test_learning_curves_mark_the_kept_epoch():
-    history = pd.DataFrame(
-        {"epoch": [1, 2], "loss": [1, 2], "val_loss": [3, 4], "auc": [0.2, 0.6], "val_auc": [0.5, 1]}
-    )
+    history = pd.DataFrame({"epoch": [1, 2], "loss": [1, 2], "val_loss": [3, 4], "auc": [0.2, 0.6], "val_auc": 1})
     loss, auc = plots.plot_learning_curves(history, best_epoch=2).axes
     assert [list(line.get_ydata()) for line in loss.lines[:2]] == [[1, 2], [3, 4]]
     assert list(loss.lines[2].get_xdata()) == [2, 2]
@@ -62,10 +60,8 @@ def test_forest_has_a_row_a_label_and_a_colour_a_kind():
     table = table.assign(auc_low=table.auc - 0.1, auc_high=table.auc + 0.1)
     axis = plots.plot_forest(table).axes[0]
     assert [text.get_text() for text in axis.get_yticklabels()] == list(table.model)
-    lines = [line for line in axis.lines if line.get_marker() == "o"]
-    assert [HEX(line.get_color()) for line in lines] == [
-        c.lower() for c in (plots.ORANGE, plots.COLOURS[0], plots.GREY)
-    ]
+    colours = [HEX(line.get_color()) for line in axis.lines if line.get_marker() == "o"]
+    assert colours == [colour.lower() for colour in (plots.ORANGE, plots.COLOURS[0], plots.GREY)]
     assert axis.get_ylim()[0] > axis.get_ylim()[1]  # first at the top
 
 

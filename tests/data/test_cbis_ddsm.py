@@ -31,21 +31,16 @@ def load(folder, **options):
     return data.load_layout("cbis-ddsm", folder, **options)
 
 
-def edit(path, change):
+def edit(path, change, *arguments):
     """Let `change` work on a csv file read as words, then write it again."""
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    change(table)
+    change(table, *arguments)
     table.to_csv(path, index=False)
 
 
-def describe(tree, words):
-    """Set the SeriesDescription of some files: {path: word}."""
-
-    def change(table):
-        for path, word in words.items():
-            table.loc[table.image_path.str.endswith(path), "SeriesDescription"] = word
-
-    edit(tree / INFO, change)
+def describe(table, words):
+    for path, word in words.items():
+        table.loc[table.image_path.str.endswith(path), "SeriesDescription"] = word
 
 
 def is_two_valued(plane):
@@ -53,13 +48,15 @@ def is_two_valued(plane):
 
 
 def test_rows_join_their_files(drawn):
-    dataset = load(drawn)
+    dataset = load(drawn, task="subtype")
     cases = pd.concat([pd.read_csv(path, dtype=str) for path in drawn.glob("csv/*_case_*.csv")])
     assert len(dataset.manifest) == len(cases)
     assert dataset.coverage.malignant.sum() == (cases.pathology == "MALIGNANT").sum() == dataset.manifest.label.sum()
     assert (dataset.coverage[["crop", "mask", "full"]].sum() == len(cases)).all()
     assert dataset.manifest.image_id[0] == "Mass-Training_P_00001_RIGHT_CC_1"
     assert dataset.manifest.breast_density.isin(list("1234")).all()  # spelled in two ways in the two kinds of file
+    kind = (dataset.manifest.abnormality_type == "mass").astype(int)
+    np.testing.assert_array_equal(dataset.manifest.subtype, 2 * dataset.manifest.label + kind)
     for row in dataset.manifest.itertuples():
         assert is_two_valued(dataset.read_image(row.mask_path))
         assert not is_two_valued(dataset.read_image(row.image_path))
@@ -74,7 +71,7 @@ def test_the_descriptions_decide_and_content_fills_their_gaps(tree):
         ("", "", False),
         ("ROI mask images", "ROI mask images", False),  # contradicts itself
     ):
-        describe(tree, {row.image_path: crop, row.mask_path: mask})
+        edit(tree / INFO, describe, {row.image_path: crop, row.mask_path: mask})
         after = load(tree).manifest
         assert after.image_path[row.Index] == (row.mask_path if is_swapped else row.image_path)
         assert after.drop(row.Index).equals(before.drop(row.Index))
@@ -133,12 +130,6 @@ def test_locate_crop_finds_the_place_at_reduced_size():
     np.testing.assert_allclose(series.locate_crop(full, full[350:560, 260:450], mask), (350, 260), atol=4)
     with pytest.raises(DataError, match="a mask of another size"):
         series.locate_crop(full, full[350:560, 260:450], mask[:100])
-
-
-def test_subtype_has_four_classes(drawn):
-    manifest = load(drawn, task="subtype").manifest
-    kind = (manifest.abnormality_type == "mass").astype(int)
-    np.testing.assert_array_equal(manifest.subtype, 2 * manifest.label + kind)
 
 
 def test_rows_without_files_are_left_out_and_named(tree):

@@ -15,22 +15,13 @@ def noise(height=40, width=30, seed=0, dtype=np.uint8):
     return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, (height, width), endpoint=True).astype(dtype)
 
 
-@pytest.mark.parametrize("suffix", [".png", ".pgm", ".tif", ".bmp", ".npy", ".npz"])
-def test_lossless_files_come_back_as_they_are(tmp_path, suffix):
-    image, path = noise(), tmp_path / f"a{suffix}"
-    if suffix == ".npy":
-        np.save(path, image)
-    elif suffix == ".npz":
-        np.savez_compressed(path, any_key=image)
-    else:
-        cv2.imwrite(str(path), image)
+@pytest.mark.parametrize("name", ["8.png", "16.png", "8.pgm", "8.tif", "8.bmp", "8.npy", "8.npz"])
+def test_lossless_files_come_back_as_they_are(tmp_path, name):
+    image, path = noise(dtype=f"uint{name.split('.')[0]}"), tmp_path / name
+    writers = {".npy": np.save, ".npz": lambda path, image: np.savez_compressed(path, any_key=image)}
+    writers.get(path.suffix, lambda path, image: cv2.imwrite(str(path), image))(path, image)
+    assert reading.read_grey(path).dtype == image.dtype
     np.testing.assert_array_equal(reading.read_grey(path), image)
-
-
-def test_sixteen_bits_stay_sixteen(tmp_path):
-    image = noise(dtype=np.uint16)
-    cv2.imwrite(str(tmp_path / "a.png"), image)
-    np.testing.assert_array_equal(reading.read_grey(tmp_path / "a.png"), image)
 
 
 def test_a_large_jpeg_is_decoded_small_and_smooth(tmp_path):
@@ -42,19 +33,15 @@ def test_a_large_jpeg_is_decoded_small_and_smooth(tmp_path):
     assert np.abs(small.astype(int) - expected).mean() < 3
 
 
-def test_what_is_no_file_is_named_in_one_line(tmp_path):
-    (tmp_path / "empty.jpg").touch()
-    (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more\n")
-    for name, word in (("empty.jpg", "empty"), ("cut.png", "not an image"), ("l" * 300 + ".png", "no such file")):
-        with pytest.raises(DataError, match=f"{name}.*{word}") as error:
-            reading.read_grey(tmp_path / name)
-        assert "\n" not in str(error.value)
+def test_a_name_too_long_for_a_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"lll.*no such file"):
+        reading.read_grey(tmp_path / ("l" * 300 + ".png"))
 
 
-@pytest.mark.parametrize("relative", ["/etc/passwd", "../x.png", "a/../../x.png", "C:/x.png", ""])
-def test_paths_stay_below_the_data_directory(tmp_path, relative):
-    with pytest.raises(DataError):
-        reading.inside(tmp_path, relative)
+def test_paths_stay_below_the_data_directory(tmp_path):
+    for relative in ("/etc/passwd", "../x.png", "a/../../x.png", "C:/x.png", ""):
+        with pytest.raises(DataError):
+            reading.inside(tmp_path, relative)
     assert reading.inside(tmp_path, "a/b.png#12") == tmp_path / "a/b.png"
 
 
@@ -107,42 +94,23 @@ def test_breast_crop_cuts_the_background_and_the_mask_with_it():
     np.testing.assert_array_equal(images.prepare_mask(mask, image, steps)[:, 30].nonzero()[0], np.arange(30))
 
 
-# --------------------------------------------------------------------- store
-def make_dataset(tmp_path, count=70, *, broken=()):
-    rows = []
+def make_dataset(tmp_path, count):
+    manifest = pd.DataFrame("", index=range(count), columns=list(MANIFEST_COLUMNS))
     for i in range(count):
-        path = tmp_path / f"{i:03d}.png"
-        cv2.imwrite(str(path), noise(24 + i % 5, 20, seed=i))
-        if i in broken:
-            path.write_bytes(path.read_bytes()[:100])
-        rows.append(
-            dict.fromkeys(MANIFEST_COLUMNS, "") | {"image_id": f"i{i}", "image_path": path.name, "label": i % 2}
-        )
-    manifest = pd.DataFrame(rows)
-    return Dataset(
-        "png-npz", tmp_path, manifest, ("a", "b"), lambda path, min_side=None: reading.read_grey(tmp_path / path)
-    )
+        manifest.loc[i, ["image_id", "image_path"]] = f"i{i}", f"{i:03d}.png"
+        cv2.imwrite(str(tmp_path / f"{i:03d}.png"), noise(24 + i % 5, 20, seed=i))
+    read = lambda path, min_side=None: reading.read_grey(tmp_path / path)  # noqa: E731
+    return Dataset("png-npz", tmp_path, manifest.assign(label=manifest.index % 2), ("a", "b"), read)
 
 
 def test_row_i_of_the_store_is_row_i_of_the_manifest(tmp_path):
-    dataset = make_dataset(tmp_path)
+    dataset = make_dataset(tmp_path, 70)
     built, masks, statistics = store.build_image_store(dataset, tmp_path / "data", ImageSteps(16))
-    assert built.shape == (70, 16, 16)
-    assert built.dtype == np.uint8
-    assert masks is None
+    assert (built.shape, built.dtype, masks) == ((70, 16, 16), np.uint8, None)
     for i in (0, 31, 32, 69):
-        np.testing.assert_array_equal(
-            built[i], images.prepare_image(dataset.read_image(dataset.manifest.image_path[i]), ImageSteps(16))
-        )
+        expected = images.prepare_image(dataset.read_image(dataset.manifest.image_path[i]), ImageSteps(16))
+        np.testing.assert_array_equal(built[i], expected)
     assert statistics.height.tolist() == [24 + i % 5 for i in range(70)]
-
-
-def test_an_unreadable_file_is_named_and_the_rest_goes_on(tmp_path):
-    dataset = make_dataset(tmp_path, broken=[3])
-    built, _, statistics = store.build_image_store(dataset, tmp_path / "data", ImageSteps(16))
-    assert statistics.problem[3].startswith("003.png: truncated")
-    assert not built[3].any()
-    assert (statistics.problem == "").sum() == 69
 
 
 def test_the_store_is_rebuilt_only_where_its_key_changed(tmp_path):

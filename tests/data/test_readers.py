@@ -54,38 +54,23 @@ def check_contract(dataset):
             assert dataset.read_mask(row).shape == image.shape
 
 
-# ------------------------------------------------------------- every layout
 @pytest.mark.parametrize("name", data.READERS)
-def test_a_folder_that_is_empty_or_not_there_is_one_clear_line(name, tmp_path):
+def test_a_folder_that_is_empty_or_not_there_and_a_task_without_labels_are_one_clear_line(name, tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(DataError, match=str(folder)) as error:
+        with pytest.raises(DataError, match=rf"\A.*{folder}.*\Z"):
             data.load_layout(name, folder)
-        assert "\n" not in str(error.value)
+    task = "original" if name != "png-npz" else "subtype"
+    with pytest.raises(UsageError, match=f"TASK '{task}'"):
+        data.load_layout(name, tmp_path, task=task)
 
 
-@pytest.mark.parametrize("name", ["ddsm-tfrecord", "npz", "mini-mias", "cbis-ddsm-dicom", "cbis-ddsm"])
-def test_a_task_without_labels_is_refused(name, tmp_path):
-    with pytest.raises(UsageError, match="TASK 'original'"):
-        data.load_layout(name, tmp_path, task="original")
-
-
-# ------------------------------------------------------------- ddsm-tfrecord
 def example(**values):
     """The bytes of a tf.train.Example of whole numbers and byte strings."""
-    features = {}
+    found = tf.train.Example()
     for name, value in values.items():
-        if isinstance(value, int):
-            features[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-        else:
-            features[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
-
-
-def write_shard(path, *records):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for record in records:
-            writer.write(record)
+        feature = found.features.feature[name]
+        (feature.int64_list if isinstance(value, int) else feature.bytes_list).value.append(value)
+    return found.SerializeToString()
 
 
 def pixels(seed):
@@ -95,11 +80,13 @@ def pixels(seed):
 def write_tfrecord_tree(folder, *, names=False, beside=True):
     """Two shards of five labels each, test10 with masses, cv10 with calcifications."""
     for shard in range(2):
-        records = []
-        for label in range(5):
-            name = {"filename": f"P_{label:05d}_LEFT_CC_{shard}.png".encode()} if names else {}
-            records.append(example(label=label, label_normal=int(label > 0), image=pixels(10 * shard + label), **name))
-        write_shard(folder / f"training10_{shard}/training10_{shard}.tfrecords", *records)
+        path = folder / f"training10_{shard}/training10_{shard}.tfrecords"
+        path.parent.mkdir(parents=True)
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for label in range(5):
+                name = {"filename": f"P_{label:05d}_LEFT_CC_{shard}.png".encode()} if names else {}
+                image = pixels(10 * shard + label)
+                writer.write(example(label=label, label_normal=int(label > 0), image=image, **name))
     for part, labels in (("test10", [2, 4, 0]), ("cv10", [1, 3])):
         (folder / f"{part}_data").mkdir()
         np.save(folder / f"{part}_data/{part}_data.npy", random((len(labels), 299, 299, 1), seed=90))
@@ -138,55 +125,29 @@ def test_tfrecord_file_names_give_patients_and_their_absence_is_said(tmp_path):
     unnamed = data.load_layout("ddsm-tfrecord", tmp_path / "unnamed")
     assert unnamed.manifest.patient_id.is_unique
     assert any("patients cannot be told apart" in note and "inflated" in note for note in unnamed.notes)
+    for part in ("test10", "cv10"):
+        shutil.rmtree(tmp_path / f"unnamed/{part}_data")
+    assert any("No test10_data.npy" in note for note in data.load_layout("ddsm-tfrecord", tmp_path / "unnamed").notes)
 
 
-GROUPS = {
-    "P_00041_LEFT_MLO_2_1.png": "P_00041", "normals/A_1141_1.RIGHT_CC_7.png": "A_1141_1",
-    "C:\\tiles\\normal_0012_3.png": "normal_0012", "noname.png": "noname",
-}  # fmt: skip
+def test_tfrecord_patient_of_a_file_name():
+    groups = {
+        "P_00041_LEFT_MLO_2_1.png": "P_00041", "normals/A_1141_1.RIGHT_CC_7.png": "A_1141_1",
+        "C:\\tiles\\normal_0012_3.png": "normal_0012", "noname.png": "noname",
+    }  # fmt: skip
+    rows = [ddsm_tfrecord.make_row("i", {"filename": name.encode()}, "abnormal") for name in groups]
+    assert [row["patient_id"] for row in rows] == list(groups.values())
 
 
-@pytest.mark.parametrize("name", GROUPS)
-def test_tfrecord_patient_of_a_file_name(name):
-    assert ddsm_tfrecord.make_row("i", {"filename": name.encode()}, "abnormal")["patient_id"] == GROUPS[name]
-
-
-DAMAGE = {  # of a shard with five records: what is left of it, and the record that the error names
-    "cut in the last": (lambda content: content[:-1], 4),
-    "cut in the third": (lambda content: content[:200_000], 2),
-    "a flipped byte": (lambda content: content[:95_000] + b"?" + content[95_001:], 1),
-    "a huge length": (lambda content: struct.pack("<Q", 2**62) + content[8:], 0),
-    "a web page": (lambda content: b"<html>not found</html>", 0),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_tfrecord_damaged_shard_names_shard_and_record(tmp_path, damage):
+def test_tfrecord_damaged_shard_names_shard_and_record(tmp_path):
     write_tfrecord_tree(tmp_path)
     shard = tmp_path / "training10_1/training10_1.tfrecords"
-    change, number = DAMAGE[damage]
-    shard.write_bytes(change(shard.read_bytes()))
-    with pytest.raises(DataError, match=rf"training10_1\.tfrecords: record {number} at byte \d+ is cut short"):
-        data.load_layout("ddsm-tfrecord", tmp_path)
-
-
-def test_tfrecord_bad_records_are_excluded_with_a_reason(tmp_path):
-    good = [example(label=label, label_normal=1, image=pixels(label)) for label in (1, 3)]
-    bad = [
-        b"\xff" * 30,  # no message at all
-        example(label=1, label_normal=1, image=b"abc"),
-        example(label=1, label_normal=1),
-        example(image=pixels(5)),
-        example(label=9, image=pixels(6)),
-    ]
-    write_shard(tmp_path / "training10_0.tfrecords", *good, *bad)
-    dataset = data.load_layout("ddsm-tfrecord", tmp_path)
-    check_contract(dataset)
-    assert any("No test10_data.npy" in note for note in dataset.notes)
-    reasons = dataset.manifest.exclusion_reason.tolist()
-    assert reasons[:2] == ["", ""]
-    for reason, word in zip(reasons[2:], ("Example", "3 bytes", "no image", "no label", "no label"), strict=True):
-        assert word in reason
+    content = shard.read_bytes()  # five records
+    flipped, huge = content[:95_000] + b"?" + content[95_001:], struct.pack("<Q", 2**62) + content[8:]
+    for damaged, number in ((content[:-1], 4), (content[:200_000], 2), (flipped, 1), (huge, 0)):
+        shard.write_bytes(damaged)
+        with pytest.raises(DataError, match=rf"training10_1\.tfrecords: record {number} at byte \d+ is cut short"):
+            data.load_layout("ddsm-tfrecord", tmp_path)
 
 
 def test_tfrecord_binary_test_labels_do_not_pass_for_benign(tmp_path):
@@ -199,7 +160,6 @@ def test_tfrecord_binary_test_labels_do_not_pass_for_benign(tmp_path):
     assert abnormal[abnormal.official_split == "test"].label.tolist() == [0, 1, 1, 0, 1]
 
 
-# ------------------------------------------------------------------- png-npz
 def write_pairs(folder):
     for name in ("P_00001_LEFT_CC_1_M", "P_00001_LEFT_MLO_1_M", "P_00004_RIGHT_MLO_1_B", "scan7"):
         write_image(folder / f"original/{name}.png", random((40, 50), seed=1))
@@ -225,31 +185,20 @@ def test_png_npz_original_against_synthetic(tmp_path):
     assert kinds == [np.uint8, np.uint16, np.float32, np.float32]
 
 
-def test_png_npz_malignant_uses_originals(tmp_path):
+def test_png_npz_malignant_uses_originals_and_folders_may_have_other_names(tmp_path):
     write_pairs(tmp_path)
+    (tmp_path / "original").rename(tmp_path / "clinic")
+    (tmp_path / "synthetic").rename(tmp_path / "gan")
     manifest = data.load_layout("png-npz", tmp_path).manifest
     used = manifest[manifest.split == ""]
     assert used.pathology.tolist() == ["MALIGNANT", "MALIGNANT", "BENIGN"]
     assert used.label.tolist() == [1, 1, 0]
     assert "synthetic" in manifest.exclusion_reason[4]
-    assert "scan7" in manifest.image_id[3]
-    assert "_M" in manifest.exclusion_reason[3]
+    assert "_M" in manifest.exclusion_reason[3]  # of scan7
 
 
-def test_png_npz_folders_may_have_other_names_but_both_are_needed(tmp_path):
-    write_pairs(tmp_path)
-    (tmp_path / "original").rename(tmp_path / "clinic")
-    (tmp_path / "synthetic").rename(tmp_path / "gan")
-    assert len(data.load_layout("png-npz", tmp_path, task="original").manifest) == 8
-    shutil.rmtree(tmp_path / "gan")
-    with pytest.raises(DataError, match="synthetic/"):
-        data.load_layout("png-npz", tmp_path)
-
-
-# ----------------------------------------------------------------------- npz
 def test_npz_class_folders(tmp_path):
-    values = np.random.default_rng(1)
-    write_npz(tmp_path / "cancer/P_00001_LEFT_CC.npz", data=values.normal(size=(20, 20)))
+    write_npz(tmp_path / "cancer/P_00001_LEFT_CC.npz", data=np.random.default_rng(1).normal(size=(20, 20)))
     write_npz(tmp_path / "cancer/b.npz", data=random((20, 20)))
     write_npz(tmp_path / "non_cancer/b.npz", data=random((20, 20, 3)))
     (tmp_path / "notes").mkdir()
@@ -280,7 +229,6 @@ def test_npz_folder_names_decide_the_label(tmp_path, folders):
     assert manifest.pathology[manifest.label == 1].tolist() == [FOLDERS[folders].upper()]
 
 
-# ----------------------------------------------------------------- mini-mias
 INFO = """REFNUM BG CLASS SEVERITY X Y RADIUS
 mdb001 G CIRC B 535 425 197
 mdb002 G CIRC M 100 900 20
@@ -297,12 +245,9 @@ mdb011 D NORM
 """
 
 
-def write_mias(folder, *, missing=(11,)):
-    folder.mkdir(parents=True, exist_ok=True)
+def write_mias(folder):
     (folder / "Info.txt").write_text(INFO.replace("\n", " \r\n"))  # lines end in a blank, as in the original
-    for number in range(1, 12):
-        if number in missing:
-            continue
+    for number in range(1, 11):  # the eleventh is missing
         image = np.zeros((1024, 1024), np.uint8)
         cv2.ellipse(image, (400, 512), (350, 450), 0, 0, 360, 120, -1)
         image[10:60, 950:1000] = 255  # a label
@@ -321,12 +266,8 @@ def test_mias_rows_patients_sides_and_exclusions(tmp_path):
     assert manifest.patient_id["mdb001"] == manifest.patient_id["mdb002"] != manifest.patient_id["mdb003"]
     assert (manifest["side"]["mdb001"], manifest["side"]["mdb002"]) == ("LEFT", "RIGHT")
     assert manifest.subtype[["mdb001", "mdb005_2", "mdb006", "mdb009"]].tolist() == [1, 3, -1, 0]
-    reasons = manifest.exclusion_reason
-    assert "NOTE 3" in reasons["mdb007"]
-    assert "NOTE 3" in reasons["mdb008"]
-    assert "line 12" in reasons["mdb010"]
-    assert "missing" in reasons["mdb011"]
-    assert "normal" in reasons["mdb003"]
+    for name, word in zip((7, 8, 10, 11, 3), ("NOTE 3", "NOTE 3", "line 12", "missing", "normal"), strict=True):
+        assert word in manifest.exclusion_reason[f"mdb{name:03d}"]
     sides = [dataset.read_image(used.image_path[name]).shape[0] for name in ("mdb001", "mdb006", "mdb009")]
     assert sides == [591, 120, mini_mias.MIN_SIDE]  # the second one's circle reaches over the border
 
@@ -368,7 +309,6 @@ def test_mias_full_images_take_any_malignant_lesion(tmp_path):
     assert dataset.read_image(used.image_path["mdb005"]).shape == (1024, 1024)
 
 
-# ---------------------------------------------------------- cbis-ddsm-dicom
 def edit_dicom(path, image=None, **values):
     """Change elements of a DICOM file, or take them out (None), and its pixels."""
     file = pydicom.dcmread(path)
@@ -386,7 +326,6 @@ def edit_dicom(path, image=None, **values):
 
 @pytest.fixture
 def tcia(drawn, tmp_path):
-    """A copy of the drawn DICOM tree."""
     return shutil.copytree(drawn("cbis-ddsm-dicom"), tmp_path / "tcia")
 
 
@@ -424,40 +363,25 @@ def test_dicom_monochrome1_is_inverted_and_windows_are_applied(tcia):
     assert read[0, 25] < read[0, 35]
 
 
-def test_dicom_damaged_and_missing_files_are_named(tcia):
+def test_dicom_missing_files_are_counted(tcia):
     manifest = data.load_layout("cbis-ddsm-dicom", tcia).manifest
-    (tcia / manifest.image_path[0]).write_bytes(b"not a DICOM file")
     for path in next(tcia.rglob(manifest.image_id[1])).rglob("*.dcm"):
         path.unlink()
     dataset = data.load_layout("cbis-ddsm-dicom", tcia)
     assert manifest.image_id[1] not in set(dataset.manifest.image_id)
     assert int(dataset.coverage.crop.sum()) == len(manifest) - 1
-    with pytest.raises(DataError, match="not a readable DICOM"):
-        dataset.read_image(dataset.manifest.image_path[0])
-    for path in tcia.rglob("*.dcm"):
-        path.unlink()
-    with pytest.raises(DataError, match="dcm"):
-        data.load_layout("cbis-ddsm-dicom", tcia)
 
 
-# ----------------------------------------------------------------- real data
 REAL = os.environ.get("MAMMO_PNG_NPZ_DIR", "")
 
 
 @pytest.mark.skipif(not REAL, reason="MAMMO_PNG_NPZ_DIR names no real png-npz data")
 def test_real_png_npz():
     dataset = data.load_layout("png-npz", REAL, task="original")
-    manifest = dataset.manifest
-    assert (manifest.split == "").all()
-    assert manifest.groupby("pathology").size().to_dict() == {"ORIGINAL": 1318, "SYNTHETIC": 1500}
-    assert manifest.patient_id[manifest.label == 1].nunique() == 691
-    assert manifest.patient_id[manifest.label == 0].nunique() == 94
-    assert {dataset.read_image(path).shape for path in manifest.image_path[::50]} == {(128, 128)}
-
-
-# ----------------------------------------------------------------- demo data
-def read_all(dataset):
-    return [dataset.read_image(path) for path in dataset.manifest.image_path[dataset.manifest.split == ""]]
+    assert (dataset.manifest.split == "").all()
+    assert dataset.manifest.pathology.value_counts().to_dict() == {"SYNTHETIC": 1500, "ORIGINAL": 1318}
+    assert dataset.manifest.groupby("label").patient_id.nunique().tolist() == [94, 691]
+    assert {dataset.read_image(path).shape for path in dataset.manifest.image_path[::50]} == {(128, 128)}
 
 
 @pytest.mark.parametrize("name", phantoms.LAYOUTS)
@@ -476,11 +400,11 @@ def test_the_embedded_data_set_is_read_back_in_every_layout_and_through_links(na
         (linked / entry.name).symlink_to(entry)
     again = data.load_layout(name, linked, task=task)
     assert again.manifest.equals(dataset.manifest)
-    assert all(map(np.array_equal, read_all(again), read_all(dataset)))
-    with pytest.raises(DataError, match="below the data directory"):
-        again.read_image(f"../{name}/{again.manifest.image_path.iloc[-1]}")
-    with pytest.raises(DataError, match="below the data directory"):
-        again.read_image(str(folder / again.manifest.image_path.iloc[-1]))
+    for path in used.image_path:
+        np.testing.assert_array_equal(again.read_image(path), dataset.read_image(path))
+    for outside in (f"../{name}/{path}", str(folder / path)):
+        with pytest.raises(DataError, match="below the data directory"):
+            again.read_image(outside)
 
 
 def test_a_link_that_leads_back_ends(tmp_path):

@@ -20,7 +20,7 @@ HEADS = {"linear": LogisticRegression(), "network": MLPClassifier((4,), max_iter
 
 @pytest.fixture
 def problem():
-    """240 images of 80 patients, 60 more images without a fold: features, labels, folds of two seeds."""
+    """240 images of 80 patients, 60 images without a fold; folds of two seeds."""
     generator = np.random.default_rng(0)
     patients = np.arange(300) // 3
     labels = np.repeat(generator.permutation(np.arange(100) % 2), 3)
@@ -81,7 +81,6 @@ def test_a_cluster_gives_the_same_predictions(problem):
         places = joblib.Parallel()(joblib.delayed(os.getpid)() for _ in range(8))
     for name, result in here.items():
         assert there[name].scores == pytest.approx(result.scores, abs=1e-9)
-    assert places
     assert os.getpid() not in places
 
 
@@ -89,7 +88,6 @@ def test_a_cluster_gives_the_same_predictions(problem):
 def test_a_cluster_that_does_not_answer_is_one_clear_line(monkeypatch, address):
     pytest.importorskip("dask.distributed")
     monkeypatch.setattr(ensembles, "SCHEDULER_SECONDS", 0.5)
-    refused = pytest.raises(UsageError, match=f"SCHEDULER '{address}': no Dask scheduler answers")
-    with refused as caught, evaluation.parallel(address):
+    refused = pytest.raises(UsageError, match=rf"\ASCHEDULER '{address}': no Dask scheduler answers.*\Z")
+    with refused, evaluation.parallel(address):
         pass
-    assert "\n" not in str(caught.value)

@@ -19,15 +19,13 @@ def prepared(tmp_path):
     generator = np.random.default_rng(0)
     patients = np.repeat(np.arange(120), 2)
     labels = generator.integers(0, 2, 120)[patients]
-    manifest = pd.DataFrame({"patient_id": [f"P{p}" for p in patients], "label": labels})
-    manifest["image_id"] = [f"I{i}" for i in range(240)]
-    manifest["split"] = np.select([patients < 60, patients < 80], ["train", "validation"], "test")
-    manifest["fold"] = np.where(patients < 80, patients % 5, -1)
-    manifest["side"], manifest["official_split"] = "LEFT", ""
-    manifest["birads"] = np.clip(labels + generator.integers(2, 5, 240), 2, 5).astype(str)
-    manifest["shape"] = np.where(labels == 1, "IRREGULAR", "OVAL-ROUND")
+    manifest = pd.DataFrame("", index=range(240), columns=list(MANIFEST_COLUMNS)).assign(
+        patient_id=[f"P{p}" for p in patients], image_id=[f"I{i}" for i in range(240)], label=labels, side="LEFT",
+        split=np.select([patients < 60, patients < 80], ["train", "validation"], "test"),
+        fold=np.where(patients < 80, patients % 5, -1), shape=np.where(labels == 1, "IRREGULAR", "OVAL-ROUND"),
+        birads=np.clip(labels + generator.integers(2, 5, 240), 2, 5).astype(str),
+    )  # fmt: skip
     manifest.loc[::3, "shape"] = ""
-    manifest = manifest.reindex(columns=[*MANIFEST_COLUMNS], fill_value="")
     statistics = pd.DataFrame({"mean": generator.normal(labels * 0.8, 1), "problem": "", "content": ""})
     save_manifest(tmp_path, manifest)
     images = np.zeros((240, 8, 8), np.uint8)
@@ -53,8 +51,7 @@ def test_row_and_files_agree(prepared):
     assert result["auc"] == pytest.approx(evaluation.auc(test.label, test.score), abs=1e-8)
     assert (result["n_test"], result["n_patients"], result["k"]) == (80, 40, 1)
     table = evaluation.load_table(prepared.settings.run_dir)
-    assert list(table.columns) == list(TABLE_COLUMNS)
-    assert table.auc[0] == pytest.approx(result["auc"])
+    assert (list(table.columns), table.auc[0]) == (list(TABLE_COLUMNS), pytest.approx(result["auc"]))
     assert result["auc_low"] < result["auc"] < result["auc_high"]
     shown = evaluation.show_results([result, result | {"model": "n"}])
     assert shown.index.tolist() == ["m", "n"]
@@ -99,10 +96,7 @@ def test_baselines(prepared):
     assert evaluation.choose_image_model(results) is None
     better = {"cnn": {"val_auc": 0.6}, "both": {"val_auc": 0.9, "inputs": ["image", "birads"]}, "net": {"val_auc": 0.7}}
     assert evaluation.choose_image_model(results | better) == "net"
-
-
-def test_baselines_leave_out_what_the_source_does_not_have(prepared):
-    prepared.manifest["birads"] = prepared.manifest["shape"] = ""
+    prepared.manifest["birads"] = prepared.manifest["shape"] = ""  # what the source does not have
     assert list(evaluation.score_baselines(prepared)) == ["majority", "mean_intensity"]
 
 
@@ -117,10 +111,9 @@ def test_results_of_another_split_stay_out_of_the_table(prepared):
 
 def test_unusable_predictions_are_refused(tmp_path):
     write_csv(tmp_path / "results/predictions/m.csv", pd.DataFrame({"image_id": ["a"], "score": [0.5]}))
-    with pytest.raises(DataError, match="no column patient_id"):
-        evaluation.load_predictions(tmp_path, "m")
-    with pytest.raises(FileNotFoundError, match="run the notebook"):
-        evaluation.load_predictions(tmp_path, "absent")
+    for name, error, words in (("m", DataError, "no column patient_id"), ("n", FileNotFoundError, "run the notebook")):
+        with pytest.raises(error, match=words):
+            evaluation.load_predictions(tmp_path, name)
 
 
 @pytest.fixture
@@ -129,9 +122,7 @@ def two_hospitals(tmp_path):
     folders = [tmp_path / name for name in "abc"]
     for folder, seed in zip(folders, (1, 1, 2), strict=True):
         data.provide_demo(folder, layout="mini-mias", patients=16, seed=seed)
-    settings = Settings(
-        run_dir=tmp_path / "run", dataset="mini-mias", data_dir=folders[0], image_size=32, n_folds=2, seeds=(0,)
-    )
+    settings = Settings("mini-mias", folders[0], tmp_path / "run", image_size=32, n_folds=2, seeds=(0,))
     data.prepare(settings)
     return settings, *folders[1:]
 
@@ -143,11 +134,10 @@ def rename_patients(settings):
 
 def test_external_validation_refuses_patients_and_pictures_of_the_first_data_set(two_hospitals):
     settings, same, _ = two_hospitals
-    with pytest.raises(DataError, match="of its patients stand in the first data set"):
-        evaluation.validate_externally(settings, "mini-mias", same, {})
-    rename_patients(settings)
-    with pytest.raises(DataError, match="of its pictures stand in the first data set"):
-        evaluation.validate_externally(settings, "mini-mias", same, {})
+    for words in ("patients", "pictures"):
+        with pytest.raises(DataError, match=f"of its {words} stand in the first data set"):
+            evaluation.validate_externally(settings, "mini-mias", same, {})
+        rename_patients(settings)
 
 
 def test_external_validation_applies_saved_networks_unchanged(two_hospitals):

@@ -10,6 +10,9 @@ from shared.run import UsageError
 
 SIDE = 4
 CHANNELS = np.array([1.0, 2.0, -0.5], "float32")  # what the one convolution of `linear_network` multiplies with
+PLACES = np.random.default_rng(1).normal(size=(SIDE, SIDE, 3)).astype("float32")  # and its last layer
+IMAGES = np.random.default_rng(0).uniform(1, 2, (3, SIDE, SIDE)).astype("float32")
+SMALL = np.random.default_rng(2).uniform(0.5, 1.5, (2, 8, 8, 1)).astype("float32")
 
 
 def scores(network, images, **options):
@@ -17,21 +20,11 @@ def scores(network, images, **options):
 
 
 @pytest.fixture(scope="module")
-def images():
-    return np.random.default_rng(0).uniform(1, 2, (3, SIDE, SIDE)).astype("float32")
-
-
-@pytest.fixture(scope="module")
-def place_weights():
-    return np.random.default_rng(1).normal(size=(SIDE, SIDE, 3)).astype("float32")
-
-
-@pytest.fixture(scope="module")
-def linear_network(place_weights):
-    """features[..., c] = CHANNELS[c] * image; logit = sum(place_weights * features) + 0.3; all maps are known."""
+def linear_network():
+    """features[..., c] = CHANNELS[c] * image; logit = sum(PLACES * features) + 0.3; all maps are known."""
     steps = [keras.layers.Conv2D(3, 1, use_bias=False), keras.layers.Flatten()]
     network = keras.Sequential([keras.Input((SIDE, SIDE, 1)), *steps, keras.layers.Dense(1, activation="sigmoid")])
-    network.set_weights([CHANNELS.reshape(1, 1, 1, 3), place_weights.reshape(-1, 1), np.array([0.3])])
+    network.set_weights([CHANNELS.reshape(1, 1, 1, 3), PLACES.reshape(-1, 1), np.array([0.3])])
     return network
 
 
@@ -60,10 +53,10 @@ def expected_map(method, image, weights):
 
 
 @pytest.mark.parametrize("method", explain.METHODS)
-def test_each_method_gives_the_map_known_in_closed_form(method, linear_network, images, place_weights):
+def test_each_method_gives_the_map_known_in_closed_form(method, linear_network):
     options = explain.MapOptions(window=2, stride=2, steps=3, batch_size=2)
-    maps = explain.heatmap(linear_network, images, method=method, normalise=False, options=options)
-    expected = np.stack([expected_map(method, image, place_weights) for image in images])
+    maps = explain.heatmap(linear_network, IMAGES, method=method, normalise=False, options=options)
+    expected = np.stack([expected_map(method, image, PLACES) for image in IMAGES])
     assert maps.dtype == np.float32
     np.testing.assert_allclose(maps, expected, rtol=2e-4, atol=2e-5)
 
@@ -77,61 +70,55 @@ def curved_network(*, activation="sigmoid", units=1):
     return keras.Model(inputs, keras.layers.Dense(units, activation=activation, name="head")(hidden))
 
 
-@pytest.fixture(scope="module")
-def small_images():
-    return np.random.default_rng(2).uniform(0.5, 1.5, (2, 8, 8, 1)).astype("float32")
-
-
-def test_gradient_agrees_with_a_finite_difference(small_images):
-    network, half = curved_network(), small_images / 2
+def test_gradient_agrees_with_a_finite_difference():
+    network, half = curved_network(), SMALL / 2
     # one step from a baseline of 0 is the image times the gradient at half the image
     options = explain.MapOptions(steps=1, baseline=0)
-    maps = explain.heatmap(network, small_images, method="integrated_gradients", options=options, normalise=False)
+    maps = explain.heatmap(network, SMALL, method="integrated_gradients", options=options, normalise=False)
     for row, column in [(0, 0), (3, 4), (7, 2)]:
         step = np.zeros_like(half)
         step[:, row, column] = 1e-2
         slope = (scores(network, half + step) - scores(network, half - step)) / 2e-2
-        expected = small_images[:, row, column, 0] * slope
+        expected = SMALL[:, row, column, 0] * slope
         np.testing.assert_allclose(maps[:, row, column], expected, rtol=2e-2, atol=1e-5)
 
 
-def test_scores_are_the_logit_behind_every_kind_of_last_activation(small_images):
+def test_scores_are_the_logit_behind_every_kind_of_last_activation():
     fused = curved_network()
-    probability = fused.predict(small_images, verbose=0)[:, 0]
-    np.testing.assert_allclose(scores(fused, small_images), np.log(probability / (1 - probability)), atol=1e-5)
+    probability = fused.predict(SMALL, verbose=0)[:, 0]
+    np.testing.assert_allclose(scores(fused, SMALL), np.log(probability / (1 - probability)), atol=1e-5)
     bare = curved_network(activation=None)
     apart = keras.Model(bare.input, keras.layers.Activation("sigmoid", dtype="float32")(bare.output))
-    np.testing.assert_array_equal(scores(bare, small_images, target="negative"), -scores(bare, small_images))
+    np.testing.assert_array_equal(scores(bare, SMALL, target="negative"), -scores(bare, SMALL))
     for network in (bare, apart):
-        np.testing.assert_allclose(scores(network, small_images), scores(fused, small_images), atol=1e-6)
+        np.testing.assert_allclose(scores(network, SMALL), scores(fused, SMALL), atol=1e-6)
 
 
-def test_softmax_of_two_classes_is_explained_by_the_log_odds_and_of_more_by_the_class(small_images):
+def test_softmax_of_two_classes_is_explained_by_the_log_odds_and_of_more_by_the_class():
     two = curved_network(activation="softmax", units=2)
-    probability = two.predict(small_images, verbose=0)
-    np.testing.assert_allclose(scores(two, small_images), np.log(probability[:, 1] / probability[:, 0]), atol=1e-5)
+    probability = two.predict(SMALL, verbose=0)
+    np.testing.assert_allclose(scores(two, SMALL), np.log(probability[:, 1] / probability[:, 0]), atol=1e-5)
     three = curved_network(activation="softmax", units=3)
-    logits = np.stack([scores(three, small_images, target=number) for number in range(3)], axis=1)
+    logits = np.stack([scores(three, SMALL, target=number) for number in range(3)], axis=1)
     share = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    np.testing.assert_allclose(share, three.predict(small_images, verbose=0), atol=1e-5)
+    np.testing.assert_allclose(share, three.predict(SMALL, verbose=0), atol=1e-5)
     for target in ("positive", 3):
         with pytest.raises(UsageError, match="0 to 2"):
-            explain.heatmap(three, small_images, target=target)
+            explain.heatmap(three, SMALL, target=target)
 
 
-def test_a_saturated_sigmoid_still_has_a_map_and_a_dead_network_an_empty_one(linear_network, images):
+def test_a_saturated_sigmoid_still_has_a_map_and_a_dead_network_an_empty_one(linear_network):
     kernel, dense, _ = linear_network.get_weights()
     other = keras.models.clone_model(linear_network)
     other.set_weights([kernel, dense, np.array([500.0])])
-    assert (other.predict(images, verbose=0) == 1).all()
-    np.testing.assert_allclose(explain.heatmap(other, images), explain.heatmap(linear_network, images), rtol=1e-4)
+    assert (other.predict(IMAGES, verbose=0) == 1).all()
+    np.testing.assert_allclose(explain.heatmap(other, IMAGES), explain.heatmap(linear_network, IMAGES), rtol=1e-4)
     other.set_weights([0 * kernel, 0 * dense, np.array([0.0])])
     for method in explain.METHODS:
-        np.testing.assert_array_equal(explain.heatmap(other, images, method=method), np.zeros_like(images))
+        np.testing.assert_array_equal(explain.heatmap(other, IMAGES, method=method), np.zeros_like(IMAGES))
 
 
 def blocks(inputs):
-    """A residual block, and a layer after it."""
     first = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name="stem")(inputs)
     branch = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name="branch")(first)
     return keras.layers.MaxPooling2D(name="pool")(keras.layers.Add(name="sum")([first, branch]))
@@ -144,14 +131,14 @@ def nested_and_flat(kind):
     inputs = keras.Input((16, 16, 3))
     body = keras.Model(inputs, blocks(inputs), name="body")
     top = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(units, activation=activation)]
+    outer = keras.Input((16, 16, 3))
+    scaled = keras.layers.Rescaling(1 / 255)(outer)
     if kind == "sequential":
         nested = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Rescaling(1 / 255), body, *top])
     else:
-        outer = keras.Input((16, 16, 3))
-        nested = keras.Model(outer, keras.Sequential(top)(body(keras.layers.Rescaling(1 / 255)(outer))))
-    inputs = keras.Input((16, 16, 3))
-    pooled = keras.layers.GlobalAveragePooling2D()(blocks(keras.layers.Rescaling(1 / 255)(inputs)))
-    flat = keras.Model(inputs, keras.layers.Dense(units, activation=activation)(pooled))
+        nested = keras.Model(outer, keras.Sequential(top)(body(scaled)))
+    pooled = keras.layers.GlobalAveragePooling2D()(blocks(scaled))
+    flat = keras.Model(outer, keras.layers.Dense(units, activation=activation)(pooled))
     flat.set_weights(nested.get_weights())
     return nested, flat
 
@@ -178,15 +165,15 @@ def test_a_nested_network_has_the_maps_of_the_same_network_laid_flat(kind):
         explain.heatmap(nested, images, layer="nowhere")
 
 
-def test_layers_added_one_by_one_are_on_the_way_to_the_output(linear_network, images):
+def test_layers_added_one_by_one_are_on_the_way_to_the_output(linear_network):
     network = keras.Sequential()  # Keras builds it anew with each layer, so each layer is called several times
     for layer in (keras.Input((SIDE, SIDE, 1)), *keras.models.clone_model(linear_network).layers):
         network.add(layer)
     network.set_weights(linear_network.get_weights())
-    np.testing.assert_allclose(explain.heatmap(network, images), explain.heatmap(linear_network, images), atol=1e-6)
+    np.testing.assert_allclose(explain.heatmap(network, IMAGES), explain.heatmap(linear_network, IMAGES), atol=1e-6)
 
 
-def test_networks_that_cannot_be_explained_are_refused_in_one_line(small_images):
+def test_networks_that_cannot_be_explained_are_refused_in_one_line():
     inputs = keras.Input((8, 8, 1))
     stem = keras.layers.Conv2D(3, 3, name="stem")(inputs)
     pooled = keras.layers.GlobalMaxPooling2D()(stem)
@@ -205,11 +192,24 @@ def test_networks_that_cannot_be_explained_are_refused_in_one_line(small_images)
         ("chain", keras.Model(outer, keras.layers.Dense(1)(shortcut))),
     ]:
         with pytest.raises(UsageError, match=match):
-            explain.heatmap(network, small_images)
-    assert explain.heatmap(keras.Model(inputs, one), small_images).shape == (2, 8, 8)
+            explain.heatmap(network, SMALL)
+    assert explain.heatmap(keras.Model(inputs, one), SMALL).shape == (2, 8, 8)
 
 
-def test_randomising_starts_at_the_output_and_goes_down(small_images):
+def test_wrong_use_is_refused(linear_network):
+    dense_only = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(1)])
+    for match, network, shown, options in [
+        ("method: 'magic' is not one of gradcam", linear_network, IMAGES, {"method": "magic"}),
+        ("target: 'benign'", linear_network, IMAGES, {"target": "benign"}),
+        ("shape", linear_network, IMAGES[0], {}),
+        ("stride", linear_network, IMAGES, {"method": "occlusion", "options": explain.MapOptions(window=2, stride=3)}),
+        ("no feature map", dense_only, IMAGES, {}),
+    ]:
+        with pytest.raises(UsageError, match=match):
+            explain.heatmap(network, shown, **options)
+
+
+def test_randomising_starts_at_the_output_and_goes_down():
     network = curved_network()
     names = [layer.name for layer in explain.weighted_layers(network)]
     assert names == ["head", "second", "first"]
@@ -219,7 +219,7 @@ def test_randomising_starts_at_the_output_and_goes_down(small_images):
         assert [not np.array_equal(*pair) for pair in kernels] == [True] * depth + [False] * (3 - depth)
     again = explain.randomise_weights(network, seed=3)
     np.testing.assert_array_equal(again.get_layer("first").kernel, changed.get_layer("first").kernel)
-    assert np.abs(explain.heatmap(network, small_images) - explain.heatmap(changed, small_images)).max() > 0.05
+    assert np.abs(explain.heatmap(network, SMALL) - explain.heatmap(changed, SMALL)).max() > 0.05
 
 
 def test_randomising_opens_inner_networks_and_leaves_the_statistics_of_the_data_alone():
@@ -235,17 +235,3 @@ def test_randomising_opens_inner_networks_and_leaves_the_statistics_of_the_data_
     old, new = (one.layers[1].get_layer("inside").get_weights() for one in (network, changed))
     assert not any(np.array_equal(*pair) for pair in zip(old[:2], new[:2], strict=True))
     assert float(changed.get_layer("data").mean[0, 0, 0, 0]) == 3.0
-
-
-def test_wrong_use_is_refused_in_one_line(linear_network, images):
-    with pytest.raises(UsageError, match="method: 'magic' is not one of gradcam"):
-        explain.heatmap(linear_network, images, method="magic")
-    with pytest.raises(UsageError, match="target: 'benign'"):
-        explain.heatmap(linear_network, images, target="benign")
-    with pytest.raises(UsageError, match="shape"):
-        explain.heatmap(linear_network, images[0])
-    with pytest.raises(UsageError, match="stride"):
-        explain.heatmap(linear_network, images, method="occlusion", options=explain.MapOptions(window=2, stride=3))
-    dense_only = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(1)])
-    with pytest.raises(UsageError, match="no feature map"):
-        explain.find_feature_layer(dense_only)

@@ -29,9 +29,7 @@ def plane(path):
     return np.where(lesion, 220, breast).astype(np.uint8)
 
 
-@pytest.fixture
-def dataset():
-    return SimpleNamespace(read_image=lambda path, min_side=None: plane(path))
+DATASET = SimpleNamespace(read_image=lambda path, min_side=None: plane(path))
 
 
 @pytest.fixture
@@ -47,14 +45,14 @@ def crops():
     return Prepared(settings, pd.DataFrame(rows), None, None, None, ("benign", "malignant"))
 
 
-def test_each_lesion_gives_one_field_with_it_and_one_without(dataset, crops):
-    fields = wide_fields.cut_wide_fields(dataset, crops, share=0.3, seed=0)
+def test_each_lesion_gives_one_field_with_it_and_one_without(crops):
+    fields = wide_fields.cut_wide_fields(DATASET, crops, share=0.3, seed=0)
     assert fields.images.shape == fields.masks.shape == (6, 48, 48)
     assert list(fields.manifest.image_id) == ["a_1", "a_1_normal", "b_1", "b_1_normal", "c_1", "c_1_normal"]
     assert list(fields.labels) == [1, 0] * 3
     assert list(fields.manifest.malignant) == [0, 0, 1, 1, 1, 1]
     np.testing.assert_array_equal(fields.rows("test"), [4, 5])
-    again, other = (wide_fields.cut_wide_fields(dataset, crops, share=0.3, seed=seed) for seed in (0, 2))
+    again, other = (wide_fields.cut_wide_fields(DATASET, crops, share=0.3, seed=seed) for seed in (0, 2))
     np.testing.assert_array_equal(fields.images, again.images)
     assert (fields.images != other.images).any()
     inside = fields.masks[fields.labels == 1].mean((1, 2))
@@ -64,11 +62,11 @@ def test_each_lesion_gives_one_field_with_it_and_one_without(dataset, crops):
         assert image[mask == 1].mean() > image[mask == 0].mean() + 50
 
 
-def test_a_copy_without_mammograms_or_masks_has_nothing_to_cut(dataset, crops):
+def test_a_copy_without_mammograms_or_masks_has_nothing_to_cut(crops):
     rows = crops.manifest
     for manifest in (rows.assign(full_image_path=""), rows.assign(mask_path=""), rows.drop(columns="full_image_path")):
         with pytest.raises(DataError, match="no whole mammogram"):
-            wide_fields.cut_wide_fields(dataset, replace(crops, manifest=manifest))
+            wide_fields.cut_wide_fields(DATASET, replace(crops, manifest=manifest))
 
 
 @pytest.mark.parametrize(("centre", "spread"), [((150, 110), (60, 60)), ((15, 15), (3, 3)), ((285, 205), (2, 2))])
@@ -89,8 +87,8 @@ def test_a_field_grows_with_a_lesion_that_does_not_fit_and_stops_at_the_image():
     assert wide_fields.place_around(disc((150, 110), 108), side=90, random=random)[2] == WIDTH
 
 
-def test_normal_tissue_resembles_the_field_of_the_lesion_in_its_share_of_breast(dataset, crops):
-    fields = wide_fields.cut_wide_fields(dataset, crops, share=0.25, seed=3)
+def test_normal_tissue_resembles_the_field_of_the_lesion_in_its_share_of_breast(crops):
+    fields = wide_fields.cut_wide_fields(DATASET, crops, share=0.25, seed=3)
     dark = (fields.images < 20).mean((1, 2))
     assert np.abs(dark[::2] - dark[1::2]).max() < 0.15
 

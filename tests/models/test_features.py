@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from sklearn.metrics import log_loss
 
 from shared import models
 from shared.models import features, input_pipeline, networks, training
@@ -46,17 +47,10 @@ def test_features_are_computed_once_and_anew_for_other_weights_or_images(prepare
 
 
 def test_an_interrupted_computation_leaves_no_file(prepared, monkeypatch):
-    calls = []
-
-    def fail_late(*args):
-        calls.append(args)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return input_pipeline.read_inputs(*args)
-
+    left = [input_pipeline.read_inputs] * 2
     monkeypatch.setattr(features, "PIXELS_A_STEP", 0)
-    monkeypatch.setattr(features, "read_inputs", fail_late)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(features, "read_inputs", lambda *args: left.pop()(*args))
+    with pytest.raises(IndexError):  # in the third step
         models.extract_features(prepared, small_mobilenet(), "pooled", orientations=(0,))
     assert not list((prepared.settings.run_dir / "data/features").iterdir())
 
@@ -71,10 +65,7 @@ def test_a_linear_head_acts_on_raw_features_like_the_regression_on_standardised_
     assert run.history.strength.tolist() == list(training.LINEAR_STRENGTHS)
     assert run.val_auc == run.history.val_auc.max()
     held_out = prepared.rows("validation")
-    scores = models.predict(head, cached, held_out)
-    chance = np.clip(scores, 1e-7, 1)
-    truth = prepared.labels[held_out]
-    loss = -np.mean(np.where(truth == 1, np.log(chance), np.log(1 - chance)))
+    loss = log_loss(prepared.labels[held_out], models.predict(head, cached, held_out))
     assert run.history.val_loss[run.best_epoch] == pytest.approx(loss, abs=1e-4)
 
 
@@ -101,16 +92,12 @@ def test_a_head_with_a_hidden_layer_is_trained_on_cached_features(prepared):
 
 def test_fine_tuning_on_a_cached_layer_changes_the_model_behind_it_only(prepared):
     model = small_mobilenet()
-    before = {
-        name: model.get_layer(name).get_weights()[0]
-        for name in ("block_3_expand", "block_6_expand", "block_6_expand_BN")
-    }
+    names = ("block_3_expand", "block_6_expand", "block_6_expand_BN")
+    before = {name: model.get_layer(name).get_weights()[0] for name in names}
     options = models.training_options(prepared.settings, epochs=2, learning_rate=1e-3)
     run, scores = models.fine_tune(model, prepared, options, name="tuned", fine_tune_from="block_5_add")
-    after = {name: model.get_layer(name).get_weights()[0] for name in before}
-    assert not np.array_equal(before["block_6_expand"], after["block_6_expand"])
-    np.testing.assert_array_equal(before["block_3_expand"], after["block_3_expand"])
-    np.testing.assert_array_equal(before["block_6_expand_BN"], after["block_6_expand_BN"])
+    same = [np.array_equal(old, model.get_layer(name).get_weights()[0]) for name, old in before.items()]
+    assert same == [True, False, True]
     saved = models.load_model(prepared.settings.run_dir / "models/tuned.keras", optimizer=True)
     again = models.predict_held_out(prepared, saved, orientations=models.ORIENTATIONS)
     np.testing.assert_allclose(again, scores, atol=5e-3)

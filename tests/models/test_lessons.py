@@ -18,13 +18,8 @@ def lesson(request):
     """The names that the notebook's cells on layers define."""
     cells = [cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
     wanted = ("keras.Input(", "def add_output(", "def add_block(", "augment = keras.Sequential(")
-    names = {
-        "keras": keras,
-        "layers": keras.layers,
-        "settings": Settings(seed=3),
-        "size": 64,
-        "n_classes": request.param,
-    }
+    names = {"keras": keras, "layers": keras.layers, "settings": Settings(seed=3), "size": 64}
+    names["n_classes"] = request.param
     for source in cells:
         if any(word in source for word in wanted):
             exec(source, names)
@@ -32,10 +27,8 @@ def lesson(request):
 
 
 def configurations(model):
-    """Return the configuration of each layer, the name of the model and its input apart."""
-    return [
-        (type(layer), layer.get_config()) for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)
-    ]
+    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    return [(type(layer), layer.get_config()) for layer in layers]
 
 
 @pytest.mark.parametrize("name", ["simple_cnn", "small_cnn"])
