@@ -38,14 +38,10 @@ def make_prepared(run_dir, *, n=160, epochs=3, n_classes=2):
 def tiny_model(seed=0):
     keras.utils.set_random_seed(seed)
     steps = [
-        keras.layers.Rescaling(1 / 20, offset=-4.5),
-        keras.layers.AveragePooling2D(4),
-        keras.layers.Flatten(),
-        keras.layers.Dense(8, activation="relu"),
-        keras.layers.Dropout(0.1),
-        keras.layers.Dense(1, name="logit"),
+        keras.layers.Rescaling(1 / 20, offset=-4.5), keras.layers.AveragePooling2D(4), keras.layers.Flatten(),
+        keras.layers.Dense(8, activation="relu"), keras.layers.Dropout(0.1), keras.layers.Dense(1, name="logit"),
         keras.layers.Activation("sigmoid", name="probability"),
-    ]
+    ]  # fmt: skip
     return keras.Sequential([keras.Input((SIZE, SIZE, 1)), *steps])
 
 
@@ -106,6 +102,7 @@ def test_four_subtypes_train_with_a_softmax_and_score_as_the_two_malignant_ones(
     softmax = model.predict(prepared.images[rows][..., np.newaxis], verbose=0)
     scores = models.predict(model, prepared.images, rows)
     np.testing.assert_allclose(scores, softmax[:, 2] + softmax[:, 3], atol=1e-6)
+    np.testing.assert_allclose(softmax.sum(axis=1), 1, rtol=1e-5)
     assert run.val_auc == roc_auc_score(prepared.labels[rows], scores)
 
 
@@ -121,13 +118,10 @@ def test_a_collapsed_training_is_stopped_and_reported(tmp_path):
 @pytest.mark.parametrize(
     ("scores", "val_auc", "reason"),
     [
-        ([0.2, 0.2, 0.2], 0.7, "equal"),
-        ([0.1, 0.2, 0.3], 0.5, "one class"),
-        ([0.1, 0.2, 0.3], 0.8, ""),
-        ([0.1, 0.2, 0.8], 0.5, ""),
-        ([0.1, np.nan, 0.8], np.nan, "not finite"),
+        ([0.2, 0.2, 0.2], 0.7, "equal"), ([0.1, 0.2, 0.3], 0.5, "one class"), ([0.1, 0.2, 0.3], 0.8, ""),
+        ([0.1, 0.2, 0.8], 0.5, ""), ([0.1, np.nan, 0.8], np.nan, "not finite"),
     ],
-)
+)  # fmt: skip
 def test_what_counts_as_collapsed(scores, val_auc, reason):
     found = training.find_collapse(np.array(scores)[:, None], {"loss": 0.7, "val_loss": 0.7, "val_auc": val_auc})
     assert reason in found
@@ -144,13 +138,11 @@ def test_the_learning_rate_warms_up_falls_and_spares_biases_the_decay():
     model = tiny_model()
     options = models.TrainingOptions(epochs=5, batch_size=16, learning_rate=0.1)
     training.compile_model(model, options, steps=10)
-    rate = model.optimizer.get_config()["learning_rate"]
-    schedule = keras.optimizers.schedules.deserialize(rate)
+    schedule = keras.optimizers.schedules.deserialize(model.optimizer.get_config()["learning_rate"])
     np.testing.assert_allclose([schedule(step) for step in (0, 10, 30, 50)], [0.01, 0.1, 0.0505, 0.001], rtol=0.01)
     for layer in model.layers:
         layer.trainable = True
-    names = {weight.name for weight in model.trainable_variables}
-    assert names == {"kernel", "bias"}
+    assert {weight.name for weight in model.trainable_variables} == {"kernel", "bias"}
     before = [weight.numpy() for weight in model.trainable_variables]
     model.optimizer.apply_gradients([(keras.ops.zeros_like(w), w) for w in model.trainable_variables])
     changed = {w.name for w, old in zip(model.trainable_variables, before, strict=True) if (w.numpy() != old).any()}
@@ -195,18 +187,16 @@ def test_wrong_words_sizes_and_files_are_refused_in_one_line(tmp_path):
     prepared = make_prepared(tmp_path, n=16)
     with pytest.raises(UsageError, match="STRATEGY: 'all'"):
         models.multi_gpu_scope("all")
-    with pytest.raises(UsageError, match="loss 'hinge'"):
-        models.train(tiny_model(), prepared, options_for(prepared, loss="hinge"))
-    with pytest.raises(UsageError, match="balancing 'some'"):
-        models.train(tiny_model(), prepared, options_for(prepared, balancing="some"))
+    for name, value in {"loss": "hinge", "balancing": "some"}.items():
+        with pytest.raises(UsageError, match=f"{name} '{value}'"):
+            models.train(tiny_model(), prepared, options_for(prepared, **{name: value}))
     with pytest.raises(UsageError, match=r"takes images of 48 px.*IMAGE_SIZE"):
         models.predict_held_out(prepared, models.build("small_cnn", image_size=48))
     with pytest.raises(FileNotFoundError, match=r"nothing\.keras"):
         models.load_model(tmp_path / "nothing.keras")
     (tmp_path / "broken.keras").write_bytes(b"PK\x03\x04 half a file")
-    with pytest.raises(DataError, match=r"broken\.keras: not a Keras model") as caught:
+    with pytest.raises(DataError, match=r"\A.*broken\.keras: not a Keras model.*\Z"):
         models.load_model(tmp_path / "broken.keras")
-    assert "\n" not in str(caught.value)
 
 
 def test_the_devices_are_named_and_weights_are_checked_without_tensorflow():
