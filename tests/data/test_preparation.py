@@ -1,20 +1,14 @@
 """From settings to Prepared; the face of the room; what happens where nothing can be used."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from shared import data
-from shared.run import DataError, Settings, UsageError, read_json
+from shared.run import DataError, Settings, read_json
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """A little CBIS-DDSM tree."""
     return data.provide_demo(tmp_path_factory.mktemp("drawn") / "demo", patients=40)
 
 
@@ -32,18 +26,15 @@ def test_prepare_makes_what_the_rest_needs(drawn, tmp_path):
     assert set(prepared.targets) == {0, 1, 2, 3}
     np.testing.assert_array_equal(prepared.targets >= 2, prepared.labels == 1)
     np.testing.assert_array_equal(prepared.patients, prepared.manifest.patient_id)
-    everywhere = np.sort(
-        np.concatenate([prepared.rows(split) for split in ("train", "validation", "test", "excluded")])
-    )
-    np.testing.assert_array_equal(everywhere, np.arange(count))
+    everywhere = [prepared.rows(split) for split in ("train", "validation", "test", "excluded")]
+    np.testing.assert_array_equal(np.sort(np.concatenate(everywhere)), np.arange(count))
     assert data.load_manifest(tmp_path).equals(prepared.manifest)
     assert data.split_key(prepared.manifest) == data.split_key(data.load_manifest(tmp_path))
     report = read_json(tmp_path / "data/audit.json")
     assert report["patients_on_two_sides"] == 0
     assert len(data.audit_table(report)) == 10
     assert f"{len(prepared.rows('test'))} test images of 32 px" in data.describe(prepared)
-    masked = prepared.masks.reshape(count, -1).any(axis=1)
-    assert masked.mean() > 0.95
+    assert prepared.masks.any(axis=(1, 2)).mean() > 0.95
 
 
 def test_the_demo_is_drawn_below_the_run_directory(tmp_path, monkeypatch):
@@ -74,28 +65,12 @@ def test_a_tree_without_a_readable_image_is_one_line(drawn, tmp_path, damage):
     assert not (tmp_path / "run/data/images.npy").exists()
 
 
-def test_a_run_directory_that_cannot_be_written_is_said(drawn, tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="RUN_DIR"):
-        data.check_can_run(settings_for(drawn, tmp_path / "file/run"))
-
-
-def test_one_class_or_two_patients_are_said_before_anything_is_built(tmp_path):
-    rng = np.random.default_rng(0)
-    for folder, count in (("cancer", 6), ("benign", 6)):
+def test_two_patients_are_said_before_anything_is_built(tmp_path):
+    for number, folder in enumerate(("cancer", "benign")):
         (tmp_path / folder).mkdir()
-        for number in range(count):
-            np.savez(tmp_path / folder / f"P_{folder[0]}{number}.npz", rng.random((9, 9)))
-    data.check_can_run(settings_for(tmp_path, tmp_path / "run", dataset="npz"))
-    for number, path in enumerate((tmp_path / "cancer").iterdir()):
-        path.rename(path.with_name(f"P_00001_{number}.npz"))
-    for number, path in enumerate((tmp_path / "benign").iterdir()):
-        path.rename(path.with_name(f"P_00002_{number}.npz"))
+        for image in range(6):
+            np.savez(tmp_path / folder / f"P_0000{number}_{image}.npz", np.eye(9 + image))
     with pytest.raises(DataError, match="2 patients are too few"):
-        data.check_can_run(settings_for(tmp_path, tmp_path / "run", dataset="npz"))
-    for path in (tmp_path / "cancer").iterdir():
-        path.write_bytes(b"")
-    with pytest.raises(DataError, match="only one class is on disk"):
         data.check_can_run(settings_for(tmp_path, tmp_path / "run", dataset="npz"))
 
 
@@ -106,13 +81,5 @@ def test_make_logistic_learns_its_scale_from_the_rows_it_is_fitted_on():
     model = data.make_logistic(100, balanced=True, seed=0).fit(features, labels)
     assert (model.predict(features) == labels).mean() > 0.97
     np.testing.assert_allclose(model[0].mean_, features.mean(axis=0))
-    weak = data.make_logistic(1e-4).fit(features, labels)
-    assert np.abs(weak[-1].coef_).max() < np.abs(model[-1].coef_).max() / 10
-    assert model[-1].class_weight == "balanced"
-    assert weak[-1].class_weight is None
-
-
-def test_the_room_does_not_load_tensorflow():
-    code = "import sys; from shared import data; assert not {'tensorflow', 'keras'} & set(sys.modules)"
-    root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
+    weak = data.make_logistic(1e-4)
+    assert [(one[-1].C, one[-1].class_weight) for one in (model, weak)] == [(100, "balanced"), (1e-4, None)]
