@@ -10,6 +10,7 @@ from typing import Any
 
 from sklearn.metrics import roc_auc_score
 
+import phantoms
 from benchmarks import measure
 from benchmarks.measure import Row
 
@@ -20,7 +21,8 @@ SIZE = 224  # pixels
 def compare_head(folder: Path, quick: bool) -> Iterator[Row]:
     """Twenty epochs of the head of a frozen MobileNetV2, with validation after each."""
     patients, epochs, repeats = (24, 2, 1) if quick else (480, EPOCHS, 2)
-    found = measure.in_child(train_both, folder=folder, patients=patients, epochs=epochs, repeats=repeats).result
+    phantoms.write_demo_data(folder / "demo", patients=patients, progress=False)
+    found = measure.in_child(train_both, folder=folder, epochs=epochs, repeats=repeats).result
     what = f"{epochs} epochs of the head, {found['images']} images of {SIZE} px, frozen {found['weights']}"
     row = Row("head", what, "fit through the frozen backbone", "s", details=found)
     yield measure.compare(row, found["cached"], found["through"], least=0 if quick else 8)
@@ -32,12 +34,10 @@ def compare_head(folder: Path, quick: bool) -> Iterator[Row]:
     yield replace(row, ours=mine, theirs=other, ratio=mine / other)
 
 
-def train_both(folder: Path, patients: int, epochs: int, repeats: int) -> dict[str, Any]:
+def train_both(folder: Path, epochs: int, repeats: int) -> dict[str, Any]:
     """Train the same head, same first weights, same order of images, on both sides in turn."""
-    import phantoms
     from shared import data, models, run
 
-    phantoms.write_demo_data(folder / "demo", patients=patients, progress=False)
     given = {
         "DATASET": "cbis-ddsm", "DATA_DIR": str(folder / "demo"), "RUN_DIR": str(folder / "run"),
         "PROFILE": "demo", "IMAGE_SIZE": SIZE,

@@ -24,11 +24,8 @@ from phantoms.writing import load_tensorflow
 
 
 def digest(folder):
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +63,7 @@ def crops(cbis, cases):
 @pytest.fixture
 def draw(tmp_path):
     """A function that writes a data set in one process: draw("npz", 6) -> its folder."""
-    return lambda layout, patients: write_demo_data(
-        tmp_path / layout, layout=layout, patients=patients, n_jobs=1, progress=False
-    )
+    return lambda name, count: write_demo_data(tmp_path / name, layout=name, patients=count, n_jobs=1, progress=False)
 
 
 @pytest.mark.parametrize("layout", ["cbis-ddsm", "png-npz"])
@@ -83,8 +78,8 @@ def test_seed_and_hospital_change_the_patients(tmp_path):
         name: write_demo_data(tmp_path / name, patients=3, n_jobs=1, progress=False, **options)
         for name, options in {"a": {}, "s": {"seed": 1}, "b": {"acquisition": "B"}}.items()
     }
-    hashes = {name: set(digest(folder).values()) for name, folder in folders.items()}
-    assert hashes["a"].isdisjoint(hashes["s"] | hashes["b"])
+    first, second, other = (set(digest(folder).values()) for folder in folders.values())
+    assert first.isdisjoint(second | other)
     assert pd.read_csv(folders["b"] / "oracle.csv").patient_id.str.startswith("P_1").all()
 
 
@@ -259,8 +254,8 @@ def test_mini_mias(draw):
     assert placed
     for name, tissue, _, severity, x, y, radius in placed:
         image = cv2.imread(str(out / f"{name}.pgm"), cv2.IMREAD_UNCHANGED)
-        assert image.shape == (1024, 1024)
-        assert (tissue in "FGD", severity in "BM", 10 < int(radius) < 200) == (True, True, True)
+        assert (image.shape, tissue in "FGD", severity in "BM") == ((1024, 1024), True, True)
+        assert 10 < int(radius) < 200
         assert image[1023 - int(y), int(x)] > 40  # in the breast, with the origin at the bottom left
 
 

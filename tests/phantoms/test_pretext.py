@@ -13,10 +13,7 @@ def test_textures_are_repeatable_and_their_targets_are_shares():
     assert np.array_equal(images, again)
     assert truth.shape == (12, len(pretext.TARGETS))
     assert 0 <= truth.min() < truth.max() <= 1
-
-
-def test_an_absent_part_has_no_numbers():
-    _, truth = pretext.draw_textures(60, seed=0, n_jobs=1)
+    _, truth = pretext.draw_textures(60, seed=0, n_jobs=1)  # an absent part has no numbers
     blob, dots = pretext.TARGETS.index("blob"), pretext.TARGETS.index("dots")
     assert (truth[truth[:, blob] == 0][:, blob:dots] == 0).all()
     assert (truth[truth[:, dots] == 0][:, dots:] == 0).all()
