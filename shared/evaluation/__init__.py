@@ -5,7 +5,7 @@ No TensorFlow: `validate_externally` imports `shared.models` when it is called.
 
 from shared.evaluation.cards import collect_facts, write_cards
 from shared.evaluation.comparisons import describe_differences, paired_differences, permutation_p_value
-from shared.evaluation.ensembles import OutOfFold, cross_validate_heads, parallel
+from shared.evaluation.cross_validation import OutOfFold, cross_validate_heads, parallel
 from shared.evaluation.external import validate_externally
 from shared.evaluation.intervals import Interval, bootstrap_difference, bootstrap_interval, bootstrap_means, roc_band
 from shared.evaluation.metrics import auc, choose_threshold, fit_platt, summarise

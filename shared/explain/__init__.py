@@ -1,6 +1,7 @@
 """Heatmaps: where a network looks, whether that is the lesion, and what is left of it with random weights."""
 
 from shared.explain.heatmaps import CAM_METHODS, METHODS, MapOptions, heatmap, normalise_maps
+from shared.explain.inspection import find_feature_layer, randomise_weights, weighted_layers
 from shared.explain.localisation import (
     BASELINES,
     COLUMNS,
@@ -11,7 +12,6 @@ from shared.explain.localisation import (
     measure,
     summarise,
 )
-from shared.explain.networks import find_feature_layer, randomise_weights, weighted_layers
 from shared.explain.wide_fields import cut_wide_fields
 
 __all__ = [

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from shared.explain import networks
+from shared.explain import inspection
 from shared.models.backend import keras
 from shared.run import UsageError
 
-Watched = Callable[[np.ndarray], list[np.ndarray]]  # images -> score, feature map, slopes: see networks.watch
+Watched = Callable[
+    [np.ndarray], list[np.ndarray]
+]  # images -> score, feature map, slopes: see inspection.score_and_slopes
 
 
 @dataclass(frozen=True)
@@ -131,9 +133,9 @@ def heatmap(
     if method not in METHODS:
         raise UsageError(f"method: {method!r} is not one of {', '.join(METHODS)}")
     images, options = as_batch(images, model), options or MapOptions()
-    layer = (layer or networks.find_feature_layer(model)) if method in CAM_METHODS else ""
+    layer = (layer or inspection.find_feature_layer(model)) if method in CAM_METHODS else ""
     slopes = method in WEIGHERS or method == "integrated_gradients"
-    watched = networks.watch(model, images.shape[1:], layer=layer, target=target, slopes=slopes)
+    watched = inspection.score_and_slopes(model, images.shape[1:], layer=layer, target=target, slopes=slopes)
     maps = []
     for batch in np.split(images, range(options.batch_size, len(images), options.batch_size)):
         if method in WEIGHERS:

@@ -191,7 +191,7 @@ def build(
     x = layers.Activation("sigmoid" if n_classes == 2 else "softmax", dtype="float32", name="probability")(x)
     model = keras.Model(inputs, x, name=name)
     if weights != "none":
-        train_only(model, behind_backbone(model))
+        freeze_all_but(model, behind_backbone(model))
     return model
 
 
@@ -222,7 +222,7 @@ def behind_backbone(model: keras.Model) -> list[keras.Layer]:
     return model.layers[names.index("pooled") :]
 
 
-def train_only(model: keras.Model, trained: list[keras.Layer]) -> None:
+def freeze_all_but(model: keras.Model, trained: list[keras.Layer]) -> None:
     """Freeze every layer but those listed, and all batch normalisation: small batches would spoil its statistics."""
     for layer in model.layers:
         layer.trainable = layer in trained and not isinstance(layer, layers.BatchNormalization)

@@ -216,7 +216,7 @@ def train_frozen(
     """
     backbone = networks.BACKBONES[model.name]
     head_layers = networks.behind_backbone(model)
-    networks.train_only(model, head_layers)
+    networks.freeze_all_but(model, head_layers)
     cached = features.extract_features(
         prepared, model, "pooled", orientations=backbone.orientations, through=backbone.fine_tune_from
     )
@@ -281,7 +281,7 @@ def fine_tune(
         head_options = training_options(prepared.settings, seed=options.seed)
         spent = train_frozen(model, prepared, head_options, name="")[0].seconds
     _, part = networks.split(model, last_frozen)
-    networks.train_only(model, part.layers)
+    networks.freeze_all_but(model, part.layers)
     cached = features.extract_features(prepared, model, last_frozen, orientations=backbone.orientations)
     training = train(part, prepared, options, name=name, inputs=cached, orientations=cached.columns, whole=model)
     scores = predict_held_out(prepared, part, orientations=cached.columns, inputs=cached)

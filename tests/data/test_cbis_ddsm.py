@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from shared import data
-from shared.data.readers import series
+from shared.data.readers import cbis_series
 from shared.run import DataError
 
 MASS, INFO = "csv/mass_case_description_train_set.csv", "csv/dicom_info.csv"
@@ -127,9 +127,9 @@ def test_locate_crop_finds_the_place_at_reduced_size():
     noise = np.random.default_rng(3).integers(60, 200, (900, 700)).astype(np.uint8)
     full, mask = cv2.GaussianBlur(noise, (0, 0), 6), np.zeros((900, 700), np.uint8)
     mask[400:480, 300:380] = 255
-    np.testing.assert_allclose(series.locate_crop(full, full[350:560, 260:450], mask), (350, 260), atol=4)
+    np.testing.assert_allclose(cbis_series.locate_crop(full, full[350:560, 260:450], mask), (350, 260), atol=4)
     with pytest.raises(DataError, match="a mask of another size"):
-        series.locate_crop(full, full[350:560, 260:450], mask[:100])
+        cbis_series.locate_crop(full, full[350:560, 260:450], mask[:100])
 
 
 def test_rows_without_files_are_left_out_and_named(tree):

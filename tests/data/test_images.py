@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shared.data import images, reading, store
+from shared.data import decoding, images, store
 from shared.data.images import ImageSteps
 from shared.data.readers import Dataset
 from shared.run import MANIFEST_COLUMNS, DataError, UsageError
@@ -20,14 +20,14 @@ def test_lossless_files_come_back_as_they_are(tmp_path, name):
     image, path = noise(dtype=f"uint{name.split('.')[0]}"), tmp_path / name
     writers = {".npy": np.save, ".npz": lambda path, image: np.savez_compressed(path, any_key=image)}
     writers.get(path.suffix, lambda path, image: cv2.imwrite(str(path), image))(path, image)
-    assert reading.read_grey(path).dtype == image.dtype
-    np.testing.assert_array_equal(reading.read_grey(path), image)
+    assert decoding.read_grey(path).dtype == image.dtype
+    np.testing.assert_array_equal(decoding.read_grey(path), image)
 
 
 def test_a_large_jpeg_is_decoded_small_and_smooth(tmp_path):
     large = cv2.resize(noise(60, 40), (800, 1200), interpolation=cv2.INTER_CUBIC)
     cv2.imwrite(str(tmp_path / "a.jpg"), large)
-    small = reading.read_grey(tmp_path / "a.jpg", min_side=90)
+    small = decoding.read_grey(tmp_path / "a.jpg", min_side=90)
     assert small.shape == (150, 100)
     expected = cv2.resize(large, (100, 150), interpolation=cv2.INTER_AREA)
     assert np.abs(small.astype(int) - expected).mean() < 3
@@ -35,14 +35,14 @@ def test_a_large_jpeg_is_decoded_small_and_smooth(tmp_path):
 
 def test_a_name_too_long_for_a_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"lll.*no such file"):
-        reading.read_grey(tmp_path / ("l" * 300 + ".png"))
+        decoding.read_grey(tmp_path / ("l" * 300 + ".png"))
 
 
 def test_paths_stay_below_the_data_directory(tmp_path):
     for relative in ("/etc/passwd", "../x.png", "a/../../x.png", "C:/x.png", ""):
         with pytest.raises(DataError):
-            reading.inside(tmp_path, relative)
-    assert reading.inside(tmp_path, "a/b.png#12") == tmp_path / "a/b.png"
+            decoding.inside(tmp_path, relative)
+    assert decoding.inside(tmp_path, "a/b.png#12") == tmp_path / "a/b.png"
 
 
 @pytest.mark.parametrize("window", ["percentile", "zscore", "minmax"])
@@ -99,7 +99,7 @@ def make_dataset(tmp_path, count):
     for i in range(count):
         manifest.loc[i, ["image_id", "image_path"]] = f"i{i}", f"{i:03d}.png"
         cv2.imwrite(str(tmp_path / f"{i:03d}.png"), noise(24 + i % 5, 20, seed=i))
-    read = lambda path, min_side=None: reading.read_grey(tmp_path / path)  # noqa: E731
+    read = lambda path, min_side=None: decoding.read_grey(tmp_path / path)  # noqa: E731
     return Dataset("png-npz", tmp_path, manifest.assign(label=manifest.index % 2), ("a", "b"), read)
 
 

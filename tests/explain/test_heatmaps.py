@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from shared import explain
-from shared.explain import networks
+from shared.explain import inspection
 from shared.run import UsageError
 
 SIDE = 4
@@ -16,7 +16,7 @@ SMALL = np.random.default_rng(2).uniform(0.5, 1.5, (2, 8, 8, 1)).astype("float32
 
 
 def scores(network, images, **options):
-    return networks.watch(network, images.shape[1:], **options)(images.astype("float32"))[0]
+    return inspection.score_and_slopes(network, images.shape[1:], **options)(images.astype("float32"))[0]
 
 
 @pytest.fixture(scope="module")

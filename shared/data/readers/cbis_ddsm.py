@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from shared.data.readers import common, series
+from shared.data.readers import cbis_series, common
 from shared.data.readers.common import Dataset
 from shared.run import PATHOLOGIES, DataError
 
@@ -65,7 +65,7 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
         uids = (row.full_source.split("/"), row.crop_source.split("/"), row.mask_source.split("/"))
         fulls, crops, masks = (files.get(parts[2], []) if len(parts) == 4 else [] for parts in uids)
         full = fulls[0] if fulls else ""
-        return full, *series.tell_apart(list(dict.fromkeys(crops + masks)), role, full, data_dir)
+        return full, *cbis_series.tell_apart(list(dict.fromkeys(crops + masks)), role, full, data_dir)
 
     return build_dataset(NAME, data_dir, join_files(cases, find), task=task, input=input)
 
@@ -168,7 +168,7 @@ def build_dataset(name: str, data_dir: Path, joined: pd.DataFrame, *, task: str,
         notes.append(f"{both}; their rows leave train.")
     rows = list_images(present, task, input)
     dataset = common.make_dataset(name, data_dir, rows, ("benign", "malignant"), notes=notes)
-    read_mask = series.mask_reader(dataset.read_image, input) if (rows.mask_path != "").any() else None
+    read_mask = cbis_series.mask_reader(dataset.read_image, input) if (rows.mask_path != "").any() else None
     coverage = joined.assign(**parts).groupby(["official_split", "abnormality_type"], sort=False)
     counted = {"rows": ("label", "size"), "patients": ("patient_id", "nunique"), "malignant": ("label", "sum")}
     facts = {

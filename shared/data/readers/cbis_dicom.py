@@ -11,8 +11,8 @@ names do not tell.
 from pathlib import Path
 from typing import Any
 
-from shared.data import reading
-from shared.data.readers import cbis_ddsm, common, series
+from shared.data import decoding
+from shared.data.readers import cbis_ddsm, cbis_series, common
 from shared.data.readers.common import Dataset
 from shared.run import DataError
 
@@ -40,7 +40,7 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
 
     def role(path: str) -> str:
         try:
-            header = reading.open_dicom(data_dir / path, stop_before_pixels=True, specific_tags=["SeriesDescription"])
+            header = decoding.open_dicom(data_dir / path, stop_before_pixels=True, specific_tags=["SeriesDescription"])
         except DataError:
             return ""  # an unreadable file is named when its image is read
         return cbis_ddsm.ROLES.get(str(header.get("SeriesDescription", "")).strip().lower(), "")
@@ -48,6 +48,6 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
     def find(row: Any) -> tuple[str, str, str]:
         fulls, parts = (subjects.get(source.split("/")[0], []) for source in (row.full_source, row.crop_source))
         full = fulls[0] if fulls else ""
-        return full, *series.tell_apart(parts, role, full, data_dir)
+        return full, *cbis_series.tell_apart(parts, role, full, data_dir)
 
     return cbis_ddsm.build_dataset(NAME, data_dir, cbis_ddsm.join_files(cases, find), task=task, input=input)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from shared.data import reading
+from shared.data import decoding
 from shared.run import EXCLUDED, MANIFEST_COLUMNS, UsageError
 
 SUBTYPES = (
@@ -89,7 +89,7 @@ def check_task(name: str, task: str, tasks: tuple[str, ...]) -> None:
 
 def image_reader(data_dir: Path) -> Callable[..., np.ndarray]:
     """Return a function (image_path, min_side=None) → grey plane, where an image is a file below `data_dir`."""
-    return lambda path, min_side=None: reading.read_grey(reading.inside(data_dir, path), min_side=min_side)
+    return lambda path, min_side=None: decoding.read_grey(decoding.inside(data_dir, path), min_side=min_side)
 
 
 def list_files(data_dir: Path, *endings: str) -> list[str]:

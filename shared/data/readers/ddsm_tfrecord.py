@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from shared.data import reading
+from shared.data import decoding
 from shared.data.readers import common
 from shared.data.readers.common import Dataset
 from shared.run import DataError
@@ -172,14 +172,14 @@ def open_array(path: Path) -> np.ndarray:
 def read_tile(data_dir: Path, image_path: str) -> np.ndarray:
     """Read one image, `<file>#<byte offset or row>`: uint8 (299, 299)."""
     relative, _, position = image_path.rpartition("#")
-    path = reading.inside(data_dir, relative)
+    path = decoding.inside(data_dir, relative)
     if not position.isdigit() or not path.is_file():
         raise DataError(f"{image_path}: expected <file>#<byte offset or row>, and a file that is there")
     if path.suffix == ".npy":
         array = open_array(path)
         if int(position) >= len(array):
             raise DataError(f"{path}: no image {position}; the array has shape {array.shape}")
-        return reading.as_grey(np.array(array[int(position)]), f"{path.name}#{position}")
+        return decoding.as_grey(np.array(array[int(position)]), f"{path.name}#{position}")
     with path.open("rb") as stream:
         stream.seek(int(position))
         length = int.from_bytes(stream.read(8), "little")

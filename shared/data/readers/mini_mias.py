@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from shared.data import reading
+from shared.data import decoding
 from shared.data.readers import common
 from shared.data.readers.common import Dataset
 from shared.run import DataError
@@ -140,7 +140,7 @@ def read_crop(data_dir: Path, image_path: str) -> tuple[np.ndarray, tuple[slice,
         the crop uint8 (side, side), and its place: (rows, columns) of the image.
     """
     relative, _, fragment = image_path.partition("#")
-    image = reading.read_grey(reading.inside(data_dir, relative))
+    image = decoding.read_grey(decoding.inside(data_dir, relative))
     height, width = image.shape
     if not fragment:
         return image, (slice(0, height), slice(0, width))
@@ -176,7 +176,7 @@ def place_in_breast(image: np.ndarray, side: int, *, seed: int) -> tuple[int, in
 def draw_mask(data_dir: Path, row: Any) -> np.ndarray:
     """Draw the lesions' circles in the frame of the row's image: uint8 of 0 and 1."""
     relative, _, circles = row.mask_path.partition("#circles=")
-    mask = np.zeros_like(reading.read_grey(reading.inside(data_dir, relative)), np.uint8)
+    mask = np.zeros_like(decoding.read_grey(decoding.inside(data_dir, relative)), np.uint8)
     for circle in circles.split(";"):
         x, y, radius = map(int, circle.split(","))
         cv2.circle(mask, (x, mask.shape[0] - 1 - y), radius, 1, thickness=-1)

@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from shared.data import images, reading
+from shared.data import decoding, images
 from shared.run import DataError
 
 
@@ -38,8 +38,8 @@ def looks_like_mask(path: str, full: str, data_dir: Path) -> bool:
     """Tell a mask from a crop: it has the size of the full image, or only two values (smeared a little by JPEG)."""
     try:
         if full:
-            return reading.read_header(data_dir / path)[1:] == reading.read_header(data_dir / full)[1:]
-        plane = reading.read_grey(data_dir / path)
+            return decoding.read_header(data_dir / path)[1:] == decoding.read_header(data_dir / full)[1:]
+        plane = decoding.read_grey(data_dir / path)
     except DataError:
         return False  # an unreadable file is named when its image is read
     return bool(((plane < 16) | (plane > 239)).mean() > 0.98 and np.ptp(plane) > 128)

@@ -12,7 +12,6 @@ from sklearn.neural_network import MLPClassifier
 
 from shared import evaluation
 from shared.data import group_folds
-from shared.evaluation import ensembles
 from shared.run import UsageError
 
 HEADS = {"linear": LogisticRegression(), "network": MLPClassifier((4,), max_iter=40, tol=1e9)}
@@ -87,7 +86,7 @@ def test_a_cluster_gives_the_same_predictions(problem):
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://x"])
 def test_a_cluster_that_does_not_answer_is_one_clear_line(monkeypatch, address):
     pytest.importorskip("dask.distributed")
-    monkeypatch.setattr(ensembles, "SCHEDULER_SECONDS", 0.5)
+    monkeypatch.setattr(cross_validation, "SCHEDULER_SECONDS", 0.5)
     refused = pytest.raises(UsageError, match=rf"\ASCHEDULER '{address}': no Dask scheduler answers.*\Z")
     with refused, evaluation.parallel(address):
         pass

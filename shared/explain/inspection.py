@@ -33,7 +33,7 @@ def find_feature_layer(model: keras.Model) -> str:
     return names[-1]
 
 
-def watch(
+def score_and_slopes(
     model: keras.Model, shape: tuple[int, ...], *, layer: str = "", target: str | int = "positive", slopes: bool = False
 ) -> Callable[[np.ndarray], list[np.ndarray]]:
     """Compile a function that tells what a network makes of images (N, *shape).
