@@ -12,6 +12,7 @@ from sklearn.neural_network import MLPClassifier
 
 from shared import evaluation
 from shared.data import group_folds
+from shared.evaluation import cross_validation
 from shared.run import UsageError
 
 HEADS = {"linear": LogisticRegression(), "network": MLPClassifier((4,), max_iter=40, tol=1e9)}
