@@ -87,7 +87,6 @@ def find(manifest, folder, target):
     return folder / paths.iloc[0].split("#")[0]
 
 
-# --------------------------------------------------- damages: functions (path, folder outside the tree)
 class RunsCode(str):
     """What a hostile pickle looks like."""
 
@@ -425,7 +424,6 @@ def test_another_layout_is_refused(good, tmp_path, layout, other):
     assert str(folder) in attempt(layout, folder, tmp_path / "run")[1]
 
 
-# ---------------------------------------------------------- the command line: status 2, one line, nothing made
 @pytest.mark.parametrize(
     ("layout", "target", "damage", "options", "words"),
     [

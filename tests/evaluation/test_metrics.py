@@ -27,7 +27,6 @@ def example():
     return labels, np.round(scores, 2), patients  # rounded, so that there are ties
 
 
-# ------------------------------------------------------------ point estimates
 def test_summarise_equals_scikit_learn(example):
     labels, scores, _ = example
     called = scores >= 0.55
@@ -85,7 +84,6 @@ def test_unusable_input_is_named(labels, scores, message):
             metrics.choose_threshold([0, 1], [0.1, 0.2], **options)
 
 
-# ----------------------------------------------------------------- thresholds
 def figures_at(labels, scores, threshold):
     found = metrics.summarise(labels, scores, threshold=threshold)
     return found["sensitivity"], found["specificity"]
@@ -112,7 +110,6 @@ def test_threshold_lies_between_scores_and_constant_scores_follow_the_majority()
     assert metrics.choose_threshold([0, 1], [0.5, close]) == close
 
 
-# ---------------------------------------------------------------- calibration
 def test_expected_calibration_error_by_hand():
     # bins of width 0.5: |1/2 - 0.15| on two images, |1/2 - 0.8| on two
     assert metrics.expected_calibration_error([0, 1, 0, 1], [0.1, 0.2, 0.7, 0.9], bins=2) == pytest.approx(0.325)
@@ -138,7 +135,6 @@ def test_platt_bears_saturated_and_separated_scores():
     assert constant == pytest.approx([0.5], abs=1e-6)
 
 
-# ------------------------------------------------------------------ bootstrap
 def resample(labels, scores, patients, *, draws, seed):
     """The bootstrap as one would write it: rows of the patients drawn, scikit-learn's AUC of each."""
     names, codes = np.unique(patients, return_inverse=True)
@@ -215,7 +211,6 @@ def test_roc_band_goes_through_the_curve(example):
     assert area == pytest.approx(metrics.auc(labels, scores), abs=0.01)
 
 
-# --------------------------------------------------------------------- DeLong
 def delong_variance(labels, scores, patients=None):
     return comparisons.delong_covariance(np.asarray(labels), np.asarray(scores)[None], patients)[1][0, 0]
 
@@ -285,7 +280,6 @@ def test_delong_rejects_a_true_null_as_often_as_it_says():
     assert np.mean(np.array(by_image) < 0.05) > 0.1  # what ignoring the patients would do
 
 
-# ------------------------------------------------------- many tests, one table
 def test_holm_gives_the_published_example():
     # R: p.adjust(c(0.01, 0.02, 0.03, 0.04), "holm"), and Holm's ordering on a shuffled set
     assert comparisons.holm([0.01, 0.02, 0.03, 0.04]) == pytest.approx([0.04, 0.06, 0.06, 0.06])
@@ -340,7 +334,6 @@ def test_permutation_of_whole_groups_is_calibrated_and_rows_are_not():
         comparisons.permutation_p_value([0, 1, 0], [0.1, 0.2, 0.3], groups=["a", "a", "b"])
 
 
-# ------------------------------------------------------------ cases, subgroups
 def test_cases_average_the_views_of_a_side():
     columns = ["patient_id", "side", "label", "score"]
     views = [("P1", "LEFT", 0, 0.2), ("P1", "LEFT", 1, 0.6), ("P1", "RIGHT", 0, 0.9), ("P2", "", 0, 0.1)]

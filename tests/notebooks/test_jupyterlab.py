@@ -28,25 +28,18 @@ LIMIT = 600  # seconds a notebook may take
 STATE = """
 const app = window.jupyterapp, widget = app && app.shell.currentWidget;
 if (!widget || !widget.sessionContext || !widget.content.widgets || !widget.context.isReady) return null;
-const cells = widget.content.widgets.filter(cell => cell.model.type === 'code');
-const state = {path: widget.context.path, cells: cells.length, done: 0, errors: [], pictures: 0};
-cells.forEach((cell, place) => {
-  if (cell.model.executionCount) state.done += 1;
-  for (let i = 0; i < cell.model.outputs.length; i++) {
-    const output = cell.model.outputs.get(i).toJSON();
-    if (output.output_type === 'error') state.errors.push(`${place}: ${output.ename}: ${output.evalue}`);
-    if (output.data && output.data['image/png']) state.pictures += 1;
-  }
-});
-const kernel = widget.sessionContext.session && widget.sessionContext.session.kernel;
-state.status = kernel ? kernel.status : 'none';
-return state;
+const cells = widget.content.widgets.filter(cell => cell.model.type === 'code').map(cell => cell.model);
+const outputs = cells.flatMap(cell => cell.outputs.toJSON()), kernel = (widget.sessionContext.session || {}).kernel;
+return {
+  path: widget.context.path, cells: cells.length, done: cells.filter(cell => cell.executionCount).length,
+  errors: outputs.filter(output => output.output_type === 'error').map(output => `${output.ename}: ${output.evalue}`),
+  pictures: outputs.filter(({data}) => data && (data['image/png'] || data['image/jpeg'])).length,
+  status: kernel ? kernel.status : 'none',
+};
 """
 RUN_ALL = """
-const widget = window.jupyterapp.shell.currentWidget;
-widget.content.widgets.forEach(cell => {
-  if (cell.model.type === 'code') { cell.model.outputs.clear(); cell.model.executionCount = null; }
-});
+window.jupyterapp.shell.currentWidget.content.widgets.filter(cell => cell.model.type === 'code').forEach(
+  cell => { cell.model.outputs.clear(); cell.model.executionCount = null; });
 window.jupyterapp.commands.execute('notebook:run-all-cells');
 """
 VISIBLE = """

@@ -23,30 +23,14 @@ def test_other_names_are_passed_over_and_lists_become_tuples():
     assert settings.seeds == (3, 4)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("PROFILE", "big"),
-        ("TASK", "cancer"),
-        ("INPUT", "half"),
-        ("WINDOW", "log"),
-        ("STRATEGY", "tpu"),
-        ("EPOCHS", -1),
-        ("SEEDS", [0, "a"]),
-        ("SEEDS", 5),
-        ("EPOCHS", "ten"),
-        ("LEARNING_RATE", "fast"),
-        ("N_FOLDS", 1),
-        ("IMAGE_SIZE", 8),
-        ("SEED", -1),
-        ("SEED", 2**32),
-        ("LEARNING_RATE", float("inf")),
-        ("LEARNING_RATE", float("nan")),
-        ("IMAGE_SIZE", 100_000),
-        ("SEEDS", [0, 0]),
-        ("BATCH_SIZE", True),
-    ],
-)
+WRONG = {
+    "PROFILE": ["big"], "TASK": ["cancer"], "INPUT": ["half"], "WINDOW": ["log"], "STRATEGY": ["tpu"], "N_FOLDS": [1],
+    "EPOCHS": [-1, "ten"], "SEED": [-1, 2**32], "SEEDS": [[0, "a"], 5, [0, 0]], "BATCH_SIZE": [True],
+    "LEARNING_RATE": ["fast", float("inf"), float("nan")], "IMAGE_SIZE": [8, 100_000],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
 def test_a_value_that_is_not_allowed_is_named(name, value):
     with pytest.raises(UsageError, match=name):
         run.resolve_settings({name: value})
