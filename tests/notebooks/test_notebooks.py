@@ -114,7 +114,7 @@ def test_stored_outputs(path):
     outputs = [output for cell in cells for output in cell.outputs]
     assert outputs
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
-    assert any("image/png" in output.get("data", {}) for output in outputs), "figures"
+    assert any({"image/png", "image/jpeg"} & set(output.get("data", {})) for output in outputs), "figures"
     assert not {"widgets", "papermill"} & set(node.metadata)
     printed = [{k: v for k, v in output.get("data", output).items() if k != "image/png"} for output in outputs]
     for where in (json.dumps(printed), text, "\n".join(cell.source for cell in cells)):
