@@ -18,7 +18,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.random import Generator
 
-from phantoms.films import random_fields, sigmoid
+from phantoms.noise import random_fields, sigmoid
 from phantoms.writing import load_tensorflow
 
 SIDE = 64  # smaller than the demo's images: the network is convolutional, and this costs less than half
