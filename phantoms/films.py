@@ -124,8 +124,8 @@ def draw_tissue(rng: Generator, body: Generator, geometry: Geometry, density: in
     bias -= 1.4 * np.exp(inward * (-1 / (0.05 * depth)))
     glandular = sigmoid(2.2 * (1.1 * gland + bias))
     fibres = draw_fibres(rng, body, geometry)
-    fat = rng.uniform(0.27, 0.36)
-    signal = fat + rng.uniform(0.16, 0.26) * glandular + 0.035 * cloud + fibres * (0.012 + 0.020 * glandular)
+    fat = rng.uniform(0.31, 0.41)
+    signal = fat + rng.uniform(0.18, 0.30) * glandular + 0.055 * cloud + fibres * (0.010 + 0.014 * glandular)
     signal += 0.09 * draw_vessels(rng, geometry)
     signal *= thickness
     signal += 0.06 * np.exp(-(((inward - 5) / 3) ** 2))  # skin
@@ -261,9 +261,9 @@ def mark_film(rng: Generator, image: np.ndarray, hospital: Acquisition, side: st
 
 
 def crop_box(rng: Generator, mask: np.ndarray, lesion: Lesion) -> tuple[int, int, int, int]:
-    """Return (top, bottom, left, right): the lesion takes 40 to 60 % of the side, its centre is off the middle."""
+    """Return (top, bottom, left, right): the lesion takes 45 to 65 % of the side, its centre is off the middle."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    share, aspect = rng.uniform(0.40, 0.60), rng.uniform(0.88, 1.14)
+    share, aspect = rng.uniform(0.45, 0.65), rng.uniform(0.88, 1.14)
     side = 1.1 * lesion.diameter / share
     h = max(side * aspect, np.ptp(rows) * 1.06)
     w = max(side / aspect, np.ptp(columns) * 1.06)

@@ -12,6 +12,7 @@ MARGIN_WIDTHS = {  # share of the radius, sharpest and softest
     "MICROLOBULATED": (0.04, 0.08), "SPICULATED": (0.10, 0.22),
 }  # fmt: skip
 ROUGHNESS = {"CIRCUMSCRIBED": 0.02, "OBSCURED": 0.04, "ILL_DEFINED": 0.16, "MICROLOBULATED": 0.03, "SPICULATED": 0.12}
+GRAIN = 0.50  # brightness that the densest grain adds, share of full scale
 SCALE = 4  # calcifications are drawn this much larger and averaged down
 GRAINS = {  # fewest and most in a group
     "COARSE": (1, 4), "LUCENT_CENTER": (2, 7), "ROUND_AND_REGULAR": (4, 11), "PUNCTATE": (7, 15), "VASCULAR": (16, 28),
@@ -90,16 +91,17 @@ def draw_mass(rng: Generator, own: Generator, lesion: Lesion, grid: np.ndarray) 
     (y, x), radius = grid, lesion.diameter / 2
     distance = outline_distance(rng, own, lesion, grid)
     region = distance < 0.04 * radius
-    fray, cloud = random_fields(rng, x.shape, beta=2.2, low=1 / (2.5 * radius))
+    fray, cloud = random_fields(rng, x.shape, beta=2.6, low=1 / (2.5 * radius), high=4 / radius)
     sharp, soft = MARGIN_WIDTHS[lesion.margins]
     depth = -(distance + ROUGHNESS[lesion.margins] * radius * fray)
     rim = sigmoid(depth / ((sharp + lesion.edge * (soft - sharp)) * radius))
-    body = rim * (0.50 + 0.50 * np.tanh(np.maximum(depth, 0) / (0.55 * radius))) * (1 + 0.16 * cloud)
+    body = rim * (0.65 + 0.35 * np.tanh(np.maximum(depth, 0) / (0.5 * radius))) * (1 + 0.14 * cloud)
+    if lesion.margins in ("CIRCUMSCRIBED", "OBSCURED"):  # fat that is pressed aside
+        body -= 0.18 * np.exp(-(((distance / radius - 0.10) / 0.09) ** 2))
     if lesion.shape == DISTORTION:  # pulls at the tissue, and has no body
         body *= 0.22
     if lesion.margins == "SPICULATED":
-        spicules = draw_spicules(rng, own, lesion, grid)
-        body = body + (1 - 0.5 * np.clip(body, 0, 1)) * spicules
+        body = body + (1 - 0.4 * np.clip(body, 0, 1)) * 1.2 * draw_spicules(rng, own, lesion, grid)
     near = np.exp(-((np.hypot(y, x) / (2.0 * radius)) ** 4))
     if lesion.hidden:  # tissue of the same brightness lies over one side
         turn = rng.uniform(0, 2 * np.pi)
@@ -137,24 +139,27 @@ def draw_calcifications(rng: Generator, own: Generator, lesion: Lesion, grid: np
     """Return the same as `draw_mass` for a group of calcifications."""
     (y, x), side = grid, grid.shape[1]
     canvas = np.zeros((side * SCALE, side * SCALE), np.uint8)
-    places, direction, region = scatter_grains(rng, own, lesion, grid)
-    for place in (places - grid[:, 0, 0] + 0.5) * SCALE:
+    places, directions, region = scatter_grains(rng, own, lesion, grid)
+    for place, direction in zip((places - grid[:, 0, 0] + 0.5) * SCALE, directions, strict=True):
         draw_grain(rng, canvas, lesion.shape, place, direction)
     grains = cv2.resize(canvas, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     if lesion.shape == "AMORPHOUS":
         grains = cv2.GaussianBlur(grains, (0, 0), 0.8)
-    haze = np.exp(-(((y**2 + x**2) / (lesion.diameter / 2) ** 2) ** 1.5)) * own.uniform(0.0, 0.05)
-    return (lesion.contrast * grains + haze).astype(np.float32), region
+    cloud = random_fields(rng, x.shape, beta=2.8, low=1 / lesion.diameter)[0]
+    away = np.hypot(y, x) / (0.55 * lesion.diameter) + 0.25 * cloud
+    haze = lesion.contrast * sigmoid(4 * (1 - away)) * (1 + 0.2 * cloud)
+    return (GRAIN * grains + haze).astype(np.float32), region
 
 
-def scatter_grains(rng: Generator, own: Generator, lesion: Lesion, grid: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
-    """Return places of the grains (n, 2) in px about the middle, the group's direction, and what a reader outlines."""
+def scatter_grains(rng: Generator, own: Generator, lesion: Lesion, grid: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return places of the grains (n, 2) in px about the middle, their directions (n,), and what a reader outlines."""
     (y, x), radius = grid, lesion.diameter / 2
     count, turn = int(own.integers(*GRAINS[lesion.shape])), rng.uniform(0, 2 * np.pi)
     long, short = {"CLUSTERED": (0.9, 0.7), "REGIONAL": (1.1, 1.0), "DIFFUSELY_SCATTERED": (1.3, 1.2),
                    "SEGMENTAL": (1.25, 0.55), "LINEAR": (1.35, 0.24)}[lesion.margins]  # fmt: skip
     u = rng.uniform(-1, 1, (count * 8, 2))
     u = u[(u**2).sum(1) < 1][:count]
+    directions = np.full(len(u), turn)
     if lesion.margins == "CLUSTERED":
         u *= np.sqrt((u**2).sum(1, keepdims=True)) ** 0.4
     if lesion.margins == "SEGMENTAL":  # a wedge whose tip points to the nipple
@@ -162,14 +167,16 @@ def scatter_grains(rng: Generator, own: Generator, lesion: Lesion, grid: np.ndar
     if lesion.shape == "VASCULAR":  # patches in the two walls of a winding vessel
         t = np.sort(rng.uniform(-1, 1, len(u)))
         walls = np.where(rng.random(len(u)) < 0.5, 1, -1)
-        u = np.stack([t, 0.30 * np.sin(2.5 * t + own.uniform(0, 6)) + 0.08 * walls], 1)
+        phase = own.uniform(0, 6)
+        u = np.stack([t, 0.30 * np.sin(2.5 * t + phase) + 0.07 * walls], 1)
+        directions = directions + np.arctan2(0.75 * np.cos(2.5 * t + phase), 1.25)
         long, short = 1.25, 1.0
     u = u * radius * np.array([long, short])
     cos, sin = np.cos(turn), np.sin(turn)
     places = np.stack([u[:, 0] * sin + u[:, 1] * cos, u[:, 0] * cos - u[:, 1] * sin], 1)
     along, across = x * cos + y * sin, y * cos - x * sin
     region = (along / (radius * long * 1.1 + 3)) ** 2 + (across / (radius * max(short, 0.4) * 1.1 + 3)) ** 2 < 1
-    return places, float(turn), region
+    return places, directions, region
 
 
 def draw_grain(rng: Generator, canvas: np.ndarray, kind: str, place: np.ndarray, direction: float) -> None:
@@ -183,9 +190,9 @@ def draw_grain(rng: Generator, canvas: np.ndarray, kind: str, place: np.ndarray,
     elif kind == "COARSE":  # popcorn: lumps that grew together
         for _ in range(int(rng.integers(4, 8))):
             near = place + rng.normal(0, 0.28 * size, 2)
-            add_speck(rng, canvas, near, size * rng.uniform(0.35, 0.75), rough=0.15, shade=rng.uniform(150, 225))
+            add_speck(rng, canvas, near, size * rng.uniform(0.35, 0.75), rough=0.15, shade=rng.uniform(100, 190))
     elif kind in ("FINE_LINEAR_BRANCHING", "VASCULAR"):  # broken casts of a duct, or pieces of a wall
-        turn, pieces = direction + rng.normal(0, 0.45 if kind != "VASCULAR" else 0.2), int(rng.integers(3, 8))
+        turn, pieces = direction + rng.normal(0, 0.45 if kind != "VASCULAR" else 0.1), int(rng.integers(3, 8))
         points, shade = [place], rng.uniform(120, 235)
         for _ in range(pieces):
             turn += rng.normal(0, 0.25)

@@ -59,7 +59,7 @@ ACQUISITIONS = {
     "A": Acquisition(  # films, scanned
         first_patient=1,
         prevalence={(MASS, TRAIN): 0.50, (MASS, TEST): 0.40, (CALC, TRAIN): 0.40, (CALC, TEST): 0.40},
-        curve=(-0.10, 0.30), grain=(0.006, 0.012), grain_mix=0.8, blur=0.7, base=0.04, dust=4, burn_in=0.6,
+        curve=(-0.10, 0.30), grain=(0.005, 0.010), grain_mix=0.8, blur=0.7, base=0.04, dust=4, burn_in=0.6,
         film_edge=0.15, lead_marker=True, label="{side} {view}",
     ),
     "B": Acquisition(  # digital, another window
@@ -71,8 +71,9 @@ ACQUISITIONS = {
 }  # fmt: skip
 
 
-CONTRAST = {MASS: 0.12, CALC: 0.45}  # brightness that a lesion adds at its middle, share of full scale
-BRIGHTER = {MASS: 0.7, CALC: -0.5}  # of malignant lesions: standard deviations of the logarithm of the contrast
+CONTRAST = {MASS: 0.17, CALC: 0.045}  # brightness that a mass, or the tissue about a group of grains, adds; share of 1
+SPREAD = {MASS: 0.3, CALC: 0.5}  # standard deviation of its logarithm
+DENSER = 0.9  # malignant lesions are denser, by so many of these standard deviations
 
 
 @dataclass(frozen=True)
@@ -196,9 +197,9 @@ def plan_lesion(
     chances = [shapes[shape], margins[margin]]
     if shape == DISTORTION:  # has spicules and nothing else
         margin, chances = "SPICULATED", chances[:1]
-    brightness = rng.normal() + BRIGHTER[kind] * (malignant - 0.5)
+    density = np.clip(rng.normal(), -2, 2) + DENSER * (malignant - 0.5)
     log_odds = float(sum(np.log(of_malignant / of_benign) for of_benign, of_malignant in chances))
-    log_odds += float(BRIGHTER[kind] * brightness)  # two normal distributions of variance 1
+    log_odds += float(DENSER * density)  # two normal distributions of variance 1
     prior = np.log(prevalence / (1 - prevalence))
     hidden = kind == MASS and (rng.random() < difficulty.obscured or margin == "OBSCURED")
     without_callback = not malignant and rng.random() < (0.22 if log_odds > -1 else 0.40)
@@ -207,8 +208,8 @@ def plan_lesion(
         kind=kind, side=side, number=number, malignant=malignant, pathology="MALIGNANT" if malignant else benign,
         shape=shape, margins=margin,
         shape_words=write_down(rng, shapes, shape), margins_words=write_down(rng, margins, margin),
-        diameter=float(np.clip(rng.lognormal(np.log(70), 0.26), 48, 116)),
-        contrast=float(difficulty.contrast * CONTRAST[kind] * np.exp(0.3 * brightness)),
+        diameter=float(np.clip(rng.lognormal(0, 0.26), 0.68, 1.65) * (70 if kind == MASS else 52)),
+        contrast=float(difficulty.contrast * CONTRAST[kind] * np.exp(SPREAD[kind] * density)),
         edge=float(rng.random()), hidden=float(hidden * rng.uniform(0.3, 1.0)),
         assessment=assess(rng, log_odds, without_callback),
         subtlety=int(np.clip(round(3 + 2 * rng.normal(0.3, 0.6)), 1, 5)),
