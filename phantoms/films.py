@@ -6,6 +6,7 @@ nipple, ligaments, vessels, pectoral muscle, skin, lesions, then tone curve, blu
 px. Tissue is drawn at half the resolution, lesions at the full one.
 """
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -113,7 +114,7 @@ def draw_tissue(rng: Generator, body: Generator, geometry: Geometry, density: in
     h, w = geometry.x.shape
     inward, depth, (nipple_y, nipple_x) = geometry.inward, geometry.depth, geometry.nipple
     small = (h // 2, w // 2)  # both breasts of a woman share a part of the pattern
-    pairs = zip(random_fields(body, small), random_fields(rng, small), strict=True)
+    pairs = zip(random_fields(body, small, beta=2.9), random_fields(rng, small, beta=2.9), strict=True)
     gland, cloud = (
         cv2.resize(0.7 * hers + 0.714 * own, (w, h), interpolation=cv2.INTER_CUBIC) for hers, own in pairs
     )
@@ -124,8 +125,8 @@ def draw_tissue(rng: Generator, body: Generator, geometry: Geometry, density: in
     bias -= 1.4 * np.exp(inward * (-1 / (0.05 * depth)))
     glandular = sigmoid(2.2 * (1.1 * gland + bias))
     fibres = draw_fibres(rng, body, geometry)
-    fat = rng.uniform(0.31, 0.41)
-    signal = fat + rng.uniform(0.18, 0.30) * glandular + 0.055 * cloud + fibres * (0.010 + 0.014 * glandular)
+    fat = rng.uniform(0.32, 0.42)
+    signal = fat + rng.uniform(0.15, 0.25) * glandular + 0.042 * cloud + fibres * (0.013 + 0.021 * glandular)
     signal += 0.09 * draw_vessels(rng, geometry)
     signal *= thickness
     signal += 0.06 * np.exp(-(((inward - 5) / 3) ** 2))  # skin
@@ -154,17 +155,15 @@ def draw_fibres(rng: Generator, body: Generator, geometry: Geometry) -> np.ndarr
     ways = [(0.06 * distance, 80 * angle + 5 * bends[0])]
     for bend in bends:
         turn = body.uniform(0, np.pi)
-        along = geometry.x * np.cos(turn) + geometry.y * np.sin(turn)
-        across = geometry.y * np.cos(turn) - geometry.x * np.sin(turn) + 60 * bend
-        ways.append((0.05 * along, 0.26 * across))
-    total = np.zeros(geometry.x.shape, np.float32)
+        cos, sin = math.cos(turn), math.sin(turn)
+        along, across = geometry.x * cos + geometry.y * sin, geometry.y * cos - geometry.x * sin
+        ways.append((0.05 * along, 0.26 * across + 16 * bend))
+    total = np.full(geometry.x.shape, np.float32(-0.45))
     for along, across in ways:
-        streaks, lines = random_fields(rng, (256, 256), beta=2.6, low=0.012)
-        along, across = along.astype(np.float32), across.astype(np.float32)
-        streak = cv2.remap(streaks, along, across, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-        line = cv2.remap(lines, along * 0.8 + 100, across * 0.7, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-        total += 0.8 * streak + 2.2 * np.maximum(1 - 5 * np.abs(line), 0) * (streak > -0.3)
-    return total - 0.6
+        fields = np.dstack(random_fields(rng, (256, 256), beta=2.5, low=0.014))
+        streak, line = cv2.split(cv2.remap(fields, along, across, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP))
+        total += 0.9 * streak + 1.6 * np.maximum(1 - 5 * np.abs(line), 0) * (streak > -0.3)
+    return total
 
 
 def draw_vessels(rng: Generator, geometry: Geometry) -> np.ndarray:
@@ -261,9 +260,9 @@ def mark_film(rng: Generator, image: np.ndarray, hospital: Acquisition, side: st
 
 
 def crop_box(rng: Generator, mask: np.ndarray, lesion: Lesion) -> tuple[int, int, int, int]:
-    """Return (top, bottom, left, right): the lesion takes 45 to 65 % of the side, its centre is off the middle."""
+    """Return (top, bottom, left, right): the lesion takes 42 to 62 % of the side, its centre is off the middle."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    share, aspect = rng.uniform(0.45, 0.65), rng.uniform(0.88, 1.14)
+    share, aspect = rng.uniform(0.42, 0.62), rng.uniform(0.88, 1.14)
     side = 1.1 * lesion.diameter / share
     h = max(side * aspect, np.ptp(rows) * 1.06)
     w = max(side / aspect, np.ptp(columns) * 1.06)

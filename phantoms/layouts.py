@@ -28,7 +28,7 @@ WRITERS: dict[str, Callable] = {
     "mini-mias": write_mini_mias.write,
 }
 LAYOUTS = tuple(WRITERS)
-DEFAULT_PATIENTS = {"cbis-ddsm": 360, "png-npz": 240, "npz": 240}  # 40 elsewhere
+DEFAULT_PATIENTS = {"cbis-ddsm": 480, "png-npz": 240, "npz": 240}  # 40 elsewhere
 
 
 def write_demo_data(
@@ -50,7 +50,7 @@ def write_demo_data(
     Args:
         out: folder to make, and what is returned; must not exist, or be empty.
         layout: one of LAYOUTS.
-        patients: how many; None takes the layout's default (360 for cbis-ddsm).
+        patients: how many; None takes the layout's default (480 for cbis-ddsm).
         seed: 0 or more.
         acquisition: "A", or "B" for other patients of a second hospital with another film curve, grain, blur, labels
             and share of cancers (for external validation).

@@ -1,5 +1,7 @@
 """Draw masses, architectural distortions and calcifications into a phantom film, as (y, x) px at full resolution."""
 
+import math
+
 import cv2
 import numpy as np
 from numpy.random import Generator
@@ -12,15 +14,15 @@ MARGIN_WIDTHS = {  # share of the radius, sharpest and softest
     "MICROLOBULATED": (0.04, 0.08), "SPICULATED": (0.10, 0.22),
 }  # fmt: skip
 ROUGHNESS = {"CIRCUMSCRIBED": 0.02, "OBSCURED": 0.04, "ILL_DEFINED": 0.16, "MICROLOBULATED": 0.03, "SPICULATED": 0.12}
-GRAIN = 0.50  # brightness that the densest grain adds, share of full scale
+GRAIN = 0.62  # brightness that the densest grain adds, share of full scale
 SCALE = 4  # calcifications are drawn this much larger and averaged down
 GRAINS = {  # fewest and most in a group
     "COARSE": (1, 4), "LUCENT_CENTER": (2, 7), "ROUND_AND_REGULAR": (4, 11), "PUNCTATE": (7, 15), "VASCULAR": (16, 28),
-    "FINE_LINEAR_BRANCHING": (7, 14), "AMORPHOUS": (26, 46), "PLEOMORPHIC": (14, 34),
+    "FINE_LINEAR_BRANCHING": (9, 18), "AMORPHOUS": (30, 50), "PLEOMORPHIC": (18, 42),
 }  # fmt: skip
 SIZES = {  # smallest and largest diameter, mm
-    "COARSE": (1.4, 2.6), "LUCENT_CENTER": (0.9, 1.8), "ROUND_AND_REGULAR": (0.5, 1.0), "PUNCTATE": (0.28, 0.5),
-    "VASCULAR": (0.2, 0.5), "FINE_LINEAR_BRANCHING": (0.14, 0.3), "AMORPHOUS": (0.10, 0.28), "PLEOMORPHIC": (0.14, 0.8),
+    "COARSE": (1.6, 3.0), "LUCENT_CENTER": (1.0, 2.2), "ROUND_AND_REGULAR": (0.55, 1.1), "PUNCTATE": (0.32, 0.5),
+    "VASCULAR": (0.2, 0.5), "FINE_LINEAR_BRANCHING": (0.16, 0.34), "AMORPHOUS": (0.12, 0.30), "PLEOMORPHIC": (0.16, 0.8),
 }  # fmt: skip
 
 
@@ -57,10 +59,11 @@ def pull_tissue(tissue: np.ndarray, grid: np.ndarray, radius: float) -> np.ndarr
 def outline_distance(rng: Generator, own: Generator, lesion: Lesion, grid: np.ndarray) -> np.ndarray:
     """Return the distance from a mass's outline in px, negative inside: one or more balls that melt into each other."""
     radius, turn = lesion.diameter / 2, own.uniform(0, 2 * np.pi) + rng.normal(0, 0.25)
-    along, across = grid[1] * np.cos(turn) + grid[0] * np.sin(turn), grid[0] * np.cos(turn) - grid[1] * np.sin(turn)
+    cos, sin = math.cos(turn), math.sin(turn)
+    along, across = grid[1] * cos + grid[0] * sin, grid[0] * cos - grid[1] * sin
     flat = {"ROUND": 0.94, "OVAL": own.uniform(0.58, 0.78)}.get(lesion.shape, own.uniform(0.70, 0.95))
     flat *= rng.uniform(0.96, 1.04)
-    along, across = along * np.sqrt(flat), across / np.sqrt(flat)
+    along, across = along * math.sqrt(flat), across / math.sqrt(flat)
     balls = [(0.0, 0.0, 1.0)]
     if lesion.shape in ("LOBULATED", "IRREGULAR"):
         count, reach = (int(own.integers(3, 5)), 0.50) if lesion.shape == "LOBULATED" else (int(own.integers(5, 9)), 0.72)
@@ -75,7 +78,7 @@ def outline_distance(rng: Generator, own: Generator, lesion: Lesion, grid: np.nd
         balls += [*zip(away * np.cos(turns), away * np.sin(turns), own.uniform(0.16, 0.26, count), strict=True)]
     melt = 0.07 * radius
     total = np.zeros_like(along)
-    for v, u, size in balls:
+    for v, u, size in np.array(balls).tolist():
         total += np.exp(np.minimum((size * radius - np.hypot(along - u * radius, across - v * radius)) / melt, 60))
     return -melt * np.log(total + 1e-30)
 
@@ -105,11 +108,11 @@ def draw_mass(rng: Generator, own: Generator, lesion: Lesion, grid: np.ndarray) 
     near = np.exp(-((np.hypot(y, x) / (2.0 * radius)) ** 4))
     if lesion.hidden:  # tissue of the same brightness lies over one side
         turn = rng.uniform(0, 2 * np.pi)
-        beyond = (x * np.cos(turn) + y * np.sin(turn)) / radius - 0.75 + 0.9 * lesion.hidden
+        beyond = (x * math.cos(turn) + y * math.sin(turn)) / radius - 0.75 + 0.9 * lesion.hidden
         veil = sigmoid(3.5 * beyond + 1.8 * cloud) * near * rng.uniform(0.6, 1.0)
         body = 1 - (1 - body) * (1 - veil)
     turn = rng.uniform(0, 2 * np.pi)
-    slope = rng.normal(0, 0.025) * (x * np.cos(turn) + y * np.sin(turn)) / radius
+    slope = rng.normal(0, 0.025) * (x * math.cos(turn) + y * math.sin(turn)) / radius
     return (lesion.contrast * body + near * slope).astype(np.float32), region
 
 
@@ -203,7 +206,7 @@ def draw_grain(rng: Generator, canvas: np.ndarray, kind: str, place: np.ndarray,
         draw_curve(canvas, np.array(points), shades, max(int(size * rng.uniform(0.7, 1.1)), 2))
     else:
         rough = {"PLEOMORPHIC": 0.45, "AMORPHOUS": 0.25}.get(kind, 0.06)
-        dim = {"AMORPHOUS": (70, 170), "PLEOMORPHIC": (100, 255), "PUNCTATE": (130, 225)}.get(kind, (130, 210))
+        dim = {"AMORPHOUS": (110, 220), "PLEOMORPHIC": (100, 255), "PUNCTATE": (130, 225)}.get(kind, (130, 210))
         add_speck(rng, canvas, place, size, rough=rough, shade=rng.uniform(*dim))
 
 
