@@ -115,9 +115,7 @@ def draw_tissue(rng: Generator, body: Generator, geometry: Geometry, density: in
     inward, depth, (nipple_y, nipple_x) = geometry.inward, geometry.depth, geometry.nipple
     small = (h // 2, w // 2)  # both breasts of a woman share a part of the pattern
     pairs = zip(random_fields(body, small, beta=2.9), random_fields(rng, small, beta=2.9), strict=True)
-    gland, cloud = (
-        cv2.resize(0.7 * hers + 0.714 * own, (w, h), interpolation=cv2.INTER_CUBIC) for hers, own in pairs
-    )
+    gland, cloud = (cv2.resize(0.7 * hers + 0.714 * own, (w, h), interpolation=cv2.INTER_CUBIC) for hers, own in pairs)
     thickness = np.where(inward > 0, 0.20 + 0.80 * np.sqrt(np.minimum(inward / (0.20 * depth), 1)), 0)
     # glandular tissue lies behind the nipple and spares the fat below the skin
     dx, dy = (geometry.x - 0.55 * nipple_x) / depth, (geometry.y - nipple_y + 0.10 * h) / (1.6 * h)
@@ -152,15 +150,15 @@ def draw_fibres(rng: Generator, body: Generator, geometry: Geometry) -> np.ndarr
     nipple_y, nipple_x = geometry.nipple
     distance, angle = cv2.cartToPolar(nipple_x + 40 - geometry.x, geometry.y - nipple_y)
     angle = np.where(angle > np.pi, angle - np.float32(2 * np.pi), angle)
-    ways = [(0.06 * distance, 80 * angle + 5 * bends[0])]
+    ways = [(0.06 * distance, 110 * angle + 7 * bends[0])]
     for bend in bends:
         turn = body.uniform(0, np.pi)
         cos, sin = math.cos(turn), math.sin(turn)
         along, across = geometry.x * cos + geometry.y * sin, geometry.y * cos - geometry.x * sin
-        ways.append((0.05 * along, 0.26 * across + 16 * bend))
+        ways.append((0.06 * along, 0.38 * across + 23 * bend))
     total = np.full(geometry.x.shape, np.float32(-0.45))
     for along, across in ways:
-        fields = np.dstack(random_fields(rng, (256, 256), beta=2.5, low=0.014))
+        fields = np.dstack(random_fields(rng, (256, 256), beta=2.5, low=0.010))
         streak, line = cv2.split(cv2.remap(fields, along, across, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP))
         total += 0.9 * streak + 1.6 * np.maximum(1 - 5 * np.abs(line), 0) * (streak > -0.3)
     return total

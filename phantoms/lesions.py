@@ -66,7 +66,9 @@ def outline_distance(rng: Generator, own: Generator, lesion: Lesion, grid: np.nd
     along, across = along * math.sqrt(flat), across / math.sqrt(flat)
     balls = [(0.0, 0.0, 1.0)]
     if lesion.shape in ("LOBULATED", "IRREGULAR"):
-        count, reach = (int(own.integers(3, 5)), 0.50) if lesion.shape == "LOBULATED" else (int(own.integers(5, 9)), 0.72)
+        count, reach = (
+            (int(own.integers(3, 5)), 0.50) if lesion.shape == "LOBULATED" else (int(own.integers(5, 9)), 0.72)
+        )
         turns = np.arange(count) * 2 * np.pi / count + own.uniform(-0.5, 0.5, count)
         sizes = own.uniform(0.45, 0.62, count) if lesion.shape == "LOBULATED" else own.uniform(0.16, 0.42, count)
         reaches = reach * own.uniform(0.8, 1.2, count) * rng.uniform(0.94, 1.06, count)

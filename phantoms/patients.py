@@ -59,7 +59,7 @@ ACQUISITIONS = {
     "A": Acquisition(  # films, scanned
         first_patient=1,
         prevalence={(MASS, TRAIN): 0.50, (MASS, TEST): 0.40, (CALC, TRAIN): 0.40, (CALC, TEST): 0.40},
-        curve=(-0.10, 0.30), grain=(0.005, 0.010), grain_mix=0.8, blur=0.45, base=0.04, dust=4, burn_in=0.6,
+        curve=(-0.10, 0.30), grain=(0.006, 0.0105), grain_mix=0.8, blur=0.45, base=0.04, dust=4, burn_in=0.6,
         film_edge=0.15, lead_marker=True, label="{side} {view}",
     ),
     "B": Acquisition(  # digital, another window
