@@ -101,10 +101,10 @@ def draw_geometry(rng: Generator, body: Generator, shape: tuple[int, int], view:
     inward = 2 * cv2.distanceTransform(canvas, cv2.DIST_L2, 5)
     muscle = None
     if view == "MLO" or body.random() < 0.25:
-        wide, high = depth * body.uniform(0.36, 0.62), h * body.uniform(0.42, 0.66)
-        along = np.clip(y / high, 0, 1) if view == "MLO" else 0.0 * y
+        reach, length = depth * body.uniform(0.36, 0.62), h * body.uniform(0.42, 0.66)
+        along = np.clip(y / length, 0, 1) if view == "MLO" else 0.0 * y
         bulge = body.uniform(-0.05, 0.22) * np.sin(np.pi * along)
-        edge = wide * (1 - along + bulge) if view == "MLO" else 0.06 * w * (1 - ((y - h / 2) / (0.3 * h)) ** 2)
+        edge = reach * (1 - along + bulge) if view == "MLO" else 0.06 * w * (1 - ((y - h / 2) / (0.3 * h)) ** 2)
         muscle = (edge - x).astype(np.float32)
     return Geometry(y, x, depth, (float(nipple_y + droop), float(depth)), inward, muscle)
 
@@ -156,7 +156,7 @@ def draw_fibres(rng: Generator, body: Generator, geometry: Geometry) -> np.ndarr
         cos, sin = math.cos(turn), math.sin(turn)
         along, across = geometry.x * cos + geometry.y * sin, geometry.y * cos - geometry.x * sin
         ways.append((0.06 * along, 0.38 * across + 23 * bend))
-    total = np.full(geometry.x.shape, np.float32(-0.45))
+    total: np.ndarray = np.full(geometry.x.shape, np.float32(-0.45))
     for along, across in ways:
         fields = np.dstack(random_fields(rng, (256, 256), beta=2.5, low=0.010))
         streak, line = cv2.split(cv2.remap(fields, along, across, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP))
@@ -212,10 +212,8 @@ def add_loose_specks(rng: Generator, signal: np.ndarray) -> None:
 
 def expose(rng: Generator, body: Generator, signal: np.ndarray, how: Acquisition) -> np.ndarray:
     """Turn the signal into brightness on film: blur, tone curve, grain, dust."""
-    image = cv2.GaussianBlur(signal, (0, 0), how.blur)
-    image *= rng.uniform(0.92, 1.08)
-    np.clip(image, 0, 1, out=image)
-    image += np.float32(body.uniform(*how.curve)) * image * (1 - image)
+    image: np.ndarray = np.clip(cv2.GaussianBlur(signal, (0, 0), how.blur) * rng.uniform(0.92, 1.08), 0, 1)
+    image = image + body.uniform(*how.curve) * image * (1 - image)
     noise = rng.standard_normal((512, 512), dtype=np.float32)
     noise = how.grain_mix * noise + (2 - how.grain_mix) * cv2.GaussianBlur(noise, (0, 0), 0.9)
     grain = np.tile(np.float32(rng.uniform(*how.grain)) * noise, (3, 2))[: image.shape[0], : image.shape[1]]

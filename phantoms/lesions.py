@@ -16,13 +16,10 @@ MARGIN_WIDTHS = {  # share of the radius, sharpest and softest
 ROUGHNESS = {"CIRCUMSCRIBED": 0.02, "OBSCURED": 0.04, "ILL_DEFINED": 0.16, "MICROLOBULATED": 0.03, "SPICULATED": 0.12}
 GRAIN = 0.62  # brightness that the densest grain adds, share of full scale
 SCALE = 4  # calcifications are drawn this much larger and averaged down
-GRAINS = {  # fewest and most in a group
-    "COARSE": (1, 4), "LUCENT_CENTER": (2, 7), "ROUND_AND_REGULAR": (4, 11), "PUNCTATE": (7, 15), "VASCULAR": (16, 28),
-    "FINE_LINEAR_BRANCHING": (9, 18), "AMORPHOUS": (30, 50), "PLEOMORPHIC": (18, 42),
-}  # fmt: skip
-SIZES = {  # smallest and largest diameter, mm
-    "COARSE": (1.6, 3.0), "LUCENT_CENTER": (1.0, 2.2), "ROUND_AND_REGULAR": (0.55, 1.1), "PUNCTATE": (0.32, 0.5),
-    "VASCULAR": (0.2, 0.5), "FINE_LINEAR_BRANCHING": (0.16, 0.34), "AMORPHOUS": (0.12, 0.30), "PLEOMORPHIC": (0.16, 0.8),
+GRAINS = {  # fewest and most in a group, smallest and largest diameter in mm
+    "COARSE": (1, 4, 1.6, 3.0), "LUCENT_CENTER": (2, 7, 1.0, 2.2), "ROUND_AND_REGULAR": (4, 11, 0.55, 1.1),
+    "PUNCTATE": (7, 15, 0.32, 0.5), "VASCULAR": (16, 28, 0.2, 0.5), "FINE_LINEAR_BRANCHING": (9, 18, 0.16, 0.34),
+    "AMORPHOUS": (30, 50, 0.12, 0.30), "PLEOMORPHIC": (18, 42, 0.16, 0.8),
 }  # fmt: skip
 
 
@@ -32,7 +29,7 @@ def add_lesion(rng: Generator, signal: np.ndarray, lesion: Lesion, centre: tuple
     half = int(1.25 * lesion.diameter) + 8
     offset = np.array([place - round(place) for place in centre], np.float32)
     grid = np.indices((2 * half + 1,) * 2, np.float32) - half - offset[:, None, None]
-    mask = np.zeros(signal.shape, bool)
+    mask = np.zeros_like(signal, bool)
     top, left = round(centre[0]) - half, round(centre[1]) - half
     bottom, right = min(top + 2 * half + 1, mask.shape[0]), min(left + 2 * half + 1, mask.shape[1])
     on_film = (slice(max(top, 0), bottom), slice(max(left, 0), right))
@@ -119,7 +116,7 @@ def draw_mass(rng: Generator, own: Generator, lesion: Lesion, grid: np.ndarray) 
 
 
 def draw_spicules(rng: Generator, own: Generator, lesion: Lesion, grid: np.ndarray) -> np.ndarray:
-    """Draw many faint curved lines of unequal length that leave the middle in a few bundles, float32 (n, n), 0 ... 1."""
+    """Draw many faint curved lines of unequal length that leave the middle in bundles, float32 (n, n), 0 ... 1."""
     radius, canvas = lesion.diameter / 2, np.zeros(grid.shape[1:], np.uint8)
     middle = -grid[:, 0, 0]  # (y, x) of the lesion's middle on the canvas
     count, bundles = int(own.integers(34, 70)), rng.uniform(0, 2 * np.pi, int(own.integers(5, 10)))
@@ -147,7 +144,7 @@ def draw_calcifications(rng: Generator, own: Generator, lesion: Lesion, grid: np
     places, directions, region = scatter_grains(rng, own, lesion, grid)
     for place, direction in zip((places - grid[:, 0, 0] + 0.5) * SCALE, directions, strict=True):
         draw_grain(rng, canvas, lesion.shape, place, direction)
-    grains = cv2.resize(canvas, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    grains: np.ndarray = cv2.resize(canvas, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     if lesion.shape == "AMORPHOUS":
         grains = cv2.GaussianBlur(grains, (0, 0), 0.8)
     cloud = random_fields(rng, x.shape, beta=2.8, low=1 / lesion.diameter)[0]
@@ -159,7 +156,7 @@ def draw_calcifications(rng: Generator, own: Generator, lesion: Lesion, grid: np
 def scatter_grains(rng: Generator, own: Generator, lesion: Lesion, grid: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return places of the grains (n, 2) in px about the middle, their directions (n,), and what a reader outlines."""
     (y, x), radius = grid, lesion.diameter / 2
-    count, turn = int(own.integers(*GRAINS[lesion.shape])), rng.uniform(0, 2 * np.pi)
+    count, turn = int(own.integers(*GRAINS[lesion.shape][:2])), rng.uniform(0, 2 * np.pi)
     long, short = {"CLUSTERED": (0.9, 0.7), "REGIONAL": (1.1, 1.0), "DIFFUSELY_SCATTERED": (1.3, 1.2),
                    "SEGMENTAL": (1.25, 0.55), "LINEAR": (1.35, 0.24)}[lesion.margins]  # fmt: skip
     u = rng.uniform(-1, 1, (count * 8, 2))
@@ -186,7 +183,7 @@ def scatter_grains(rng: Generator, own: Generator, lesion: Lesion, grid: np.ndar
 
 def draw_grain(rng: Generator, canvas: np.ndarray, kind: str, place: np.ndarray, direction: float) -> None:
     """Draw one grain at `place` (y, x) of the enlarged canvas, uint8, in place; `direction` is that of its duct."""
-    low, high = SIZES[kind]
+    low, high = GRAINS[kind][2:]
     size = MM * SCALE * float(np.clip(np.sqrt(low * high) * np.exp(rng.normal(0, np.log(high / low) / 3)), low, high))
     if kind == "LUCENT_CENTER":
         rim = add_speck(rng, canvas, place, size, rough=0.05, shade=rng.uniform(140, 215))

@@ -20,7 +20,8 @@ MM = 4.4  # px of a film in a millimetre
 
 # P(word | benign), P(word | malignant)
 MASS_SHAPES = {
-    "ROUND": (0.19, 0.11), "OVAL": (0.37, 0.18), "LOBULATED": (0.26, 0.20), "IRREGULAR": (0.15, 0.43), DISTORTION: (0.03, 0.08),
+    "ROUND": (0.19, 0.11), "OVAL": (0.37, 0.18), "LOBULATED": (0.26, 0.20), "IRREGULAR": (0.15, 0.43),
+    DISTORTION: (0.03, 0.08),
 }  # fmt: skip
 MASS_MARGINS = {
     "CIRCUMSCRIBED": (0.49, 0.05), "OBSCURED": (0.24, 0.08), "ILL_DEFINED": (0.16, 0.22),
