@@ -124,7 +124,7 @@ def draw_tissue(rng: Generator, body: Generator, geometry: Geometry, density: in
     glandular = sigmoid(2.2 * (1.1 * gland + bias))
     fibres = draw_fibres(rng, body, geometry)
     fat = rng.uniform(0.32, 0.42)
-    signal = fat + rng.uniform(0.15, 0.25) * glandular + 0.042 * cloud + fibres * (0.013 + 0.021 * glandular)
+    signal = fat + rng.uniform(0.14, 0.24) * glandular + 0.036 * cloud + fibres * (0.014 + 0.023 * glandular)
     signal += 0.09 * draw_vessels(rng, geometry)
     signal *= thickness
     signal += 0.06 * np.exp(-(((inward - 5) / 3) ** 2))  # skin
@@ -156,10 +156,10 @@ def draw_fibres(rng: Generator, body: Generator, geometry: Geometry) -> np.ndarr
         cos, sin = math.cos(turn), math.sin(turn)
         along, across = geometry.x * cos + geometry.y * sin, geometry.y * cos - geometry.x * sin
         ways.append((0.06 * along, 0.38 * across + 23 * bend))
-    total: np.ndarray = np.full(geometry.x.shape, np.float32(-0.45))
-    for along, across in ways:
+    total: np.ndarray = np.full_like(geometry.x, -0.45)
+    for column, row in ways:
         fields = np.dstack(random_fields(rng, (256, 256), beta=2.5, low=0.010))
-        streak, line = cv2.split(cv2.remap(fields, along, across, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP))
+        streak, line = cv2.split(cv2.remap(fields, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP))
         total += 0.9 * streak + 1.6 * np.maximum(1 - 5 * np.abs(line), 0) * (streak > -0.3)
     return total
 
