@@ -150,17 +150,18 @@ def draw_fibres(rng: Generator, body: Generator, geometry: Geometry) -> np.ndarr
     nipple_y, nipple_x = geometry.nipple
     distance, angle = cv2.cartToPolar(nipple_x + 40 - geometry.x, geometry.y - nipple_y)
     angle = np.where(angle > np.pi, angle - np.float32(2 * np.pi), angle)
-    ways = [(0.06 * distance, 110 * angle + 7 * bends[0])]
-    for bend in bends:
+    one = 0.3 + sigmoid(4 * bends[0] * bends[1])  # in most places one direction prevails
+    ways = [(0.06 * distance, 110 * angle + 7 * bends[0], np.full_like(one, 0.9))]
+    for bend, weight in zip(bends, (one, 1.6 - one), strict=True):
         turn = body.uniform(0, np.pi)
         cos, sin = math.cos(turn), math.sin(turn)
         along, across = geometry.x * cos + geometry.y * sin, geometry.y * cos - geometry.x * sin
-        ways.append((0.06 * along, 0.38 * across + 23 * bend))
+        ways.append((0.06 * along, 0.38 * across + 23 * bend, weight))
     total: np.ndarray = np.full_like(geometry.x, -0.45)
-    for column, row in ways:
+    for column, row, weight in ways:
         fields = np.dstack(random_fields(rng, (256, 256), beta=2.5, low=0.010))
         streak, line = cv2.split(cv2.remap(fields, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP))
-        total += 0.9 * streak + 1.6 * np.maximum(1 - 5 * np.abs(line), 0) * (streak > -0.3)
+        total += weight * (streak + 1.7 * np.maximum(1 - 5 * np.abs(line), 0) * (streak > -0.3))
     return total
 
 

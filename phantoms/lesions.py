@@ -194,13 +194,12 @@ def draw_grain(rng: Generator, canvas: np.ndarray, kind: str, place: np.ndarray,
             near = place + rng.normal(0, 0.28 * size, 2)
             add_speck(rng, canvas, near, size * rng.uniform(0.35, 0.75), rough=0.15, shade=rng.uniform(100, 190))
     elif kind in ("FINE_LINEAR_BRANCHING", "VASCULAR"):  # broken casts of a duct, or pieces of a wall
-        turn, pieces = direction + rng.normal(0, 0.45 if kind != "VASCULAR" else 0.1), int(rng.integers(3, 8))
-        points, shade = [place], rng.uniform(120, 235)
+        wanders, pieces = (0.0, 3) if kind == "VASCULAR" else (1.0, int(rng.integers(3, 8)))
+        turn, points, shade = direction + wanders * rng.normal(0, 0.45), [place], rng.uniform(120, 235)
         for _ in range(pieces):
-            turn += rng.normal(0, 0.25)
+            turn += rng.normal(0, 0.05 + 0.2 * wanders)
             points.append(points[-1] + SCALE * MM * rng.uniform(0.15, 0.5) * np.array([np.sin(turn), np.cos(turn)]))
-            if kind != "VASCULAR" and rng.random() < 0.12:
-                turn += rng.choice([-0.8, 0.8])
+            turn += wanders * (rng.random() < 0.12) * rng.choice([-0.8, 0.8])
         shades = shade * rng.uniform(0.35, 1.0, pieces)
         draw_curve(canvas, np.array(points), shades, max(int(size * rng.uniform(0.7, 1.1)), 2))
     else:
