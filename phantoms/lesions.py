@@ -103,7 +103,7 @@ def draw_mass(rng: Generator, own: Generator, lesion: Lesion, grid: np.ndarray) 
     if lesion.shape == DISTORTION:  # pulls at the tissue, and has no body
         body *= 0.22
     if lesion.margins == "SPICULATED":
-        body = body + (1 - 0.4 * np.clip(body, 0, 1)) * 1.2 * draw_spicules(rng, own, lesion, grid)
+        body = body + (1 - 0.4 * np.clip(body, 0, 1)) * 1.4 * draw_spicules(rng, own, lesion, grid)
     near = np.exp(-((np.hypot(y, x) / (2.0 * radius)) ** 4))
     if lesion.hidden:  # tissue of the same brightness lies over one side
         turn = rng.uniform(0, 2 * np.pi)

@@ -72,9 +72,9 @@ ACQUISITIONS = {
 }  # fmt: skip
 
 
-CONTRAST = {MASS: 0.135, CALC: 0.045}  # brightness that a mass, or the tissue about a group of grains, adds; share of 1
+CONTRAST = {MASS: 0.135, CALC: 0.055}  # brightness that a mass, or the tissue about a group of grains, adds; share of 1
 SPREAD = {MASS: 0.3, CALC: 0.5}  # standard deviation of its logarithm
-DENSER = 0.9  # malignant lesions are denser, by so many of these standard deviations
+DENSER = 1.3  # malignant lesions are denser, by so many of these standard deviations
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Difficulty:
     """How hard the images are; the defaults are those of the demo data."""
 
     contrast: float = 1.0  # factor on the brightness that lesions add
-    obscured: float = 0.35  # share of masses that tissue hides in part, besides those whose margins are OBSCURED
+    obscured: float = 0.30  # share of masses that tissue hides in part, besides those whose margins are OBSCURED
     density: tuple[float, float, float, float] = (0.16, 0.37, 0.31, 0.16)  # shares of the BI-RADS densities 1 ... 4
     prevalence: float | None = None  # share of malignant lesions; None: the hospital's own
 
@@ -233,7 +233,7 @@ def write_down(rng: Generator, words: Iterable[str], word: str) -> str:
 
 def assess(rng: Generator, log_odds: float, without_callback: bool) -> int:
     """Return BI-RADS 0 ... 5 of a reader who sees the evidence through noise."""
-    draw, rare = log_odds + rng.normal(0, 1.6), rng.random()
+    draw, rare = log_odds + rng.normal(0, 2.6), rng.random()
     if rare < 0.03:
         return 0
     if without_callback:
