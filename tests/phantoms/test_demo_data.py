@@ -2,10 +2,8 @@
 
 import hashlib
 import re
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,12 +11,13 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-import phantoms
 from phantoms import Difficulty, write_demo_data
 from phantoms.films import draw_film, draw_geometry, find_place
 from phantoms.patients import MASS, VIEWS, plan_patients
 from phantoms.write_cbis_ddsm import CASE_FILES, DICOM_COLUMNS, UID_ROOT
 from phantoms.writing import load_tensorflow
+from shared.data.readers.demo import score_ideal_observer
+from shared.run import DataError
 
 
 def digest(folder):
@@ -65,10 +64,9 @@ def draw(tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["cbis-ddsm", "png-npz"])
-def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_processes(tmp_path, layout):
-    one = write_demo_data(tmp_path / "one", layout=layout, patients=6, n_jobs=1, progress=False)
+def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_processes(tmp_path, layout, draw):
     two = write_demo_data(tmp_path / "two", layout=layout, patients=6, n_jobs=2, progress=False)
-    assert digest(one) == digest(two)
+    assert digest(draw(layout, 6)) == digest(two)
 
 
 def test_seed_and_hospital_change_the_patients(tmp_path):
@@ -150,7 +148,7 @@ def test_no_trivial_statistic_tells_the_classes_apart(cases, crops):
         {
             "mean": image.mean(), "std": image.std(), "min": image.min(), "max": image.max(),
             "zeros": (image == 0).mean(), "file_size": path.stat().st_size, "median": np.median(image),
-            "centre": image[image.shape[0] // 4 : -image.shape[0] // 4, image.shape[1] // 4 : -image.shape[1] // 4].mean(),
+            "centre": cv2.resize(image, (64, 64))[16:48, 16:48].mean(),
             "height": image.shape[0], "width": image.shape[1], "area": image.size,
         }
         for path, image in crops.values()
@@ -184,14 +182,10 @@ def test_the_views_of_a_lesion_share_its_number_and_its_distance_from_the_nipple
 
 
 def test_both_breasts_of_a_woman_resemble_each_other():
-    def outline(patient, side):
-        image = draw_film(patient, side, "CC").image
-        return cv2.resize((image if side == "LEFT" else image[:, ::-1]) - 0.15, (64, 64)) > 0
+    def size(side):
+        return [(draw_film(woman, side, "CC").image > 0.2).sum() for woman in plan_patients(8)]
 
-    women = plan_patients(8)
-    same = [(outline(woman, "LEFT") != outline(woman, "RIGHT")).mean() for woman in women]
-    other = [(outline(women[k], "LEFT") != outline(women[k - 1], "RIGHT")).mean() for k in range(8)]
-    assert np.median(same) < 0.5 * np.median(other)
+    assert np.corrcoef(size("LEFT"), size("RIGHT"))[0, 1] > 0.9
 
 
 def test_difficulty_is_in_the_plans():
@@ -209,6 +203,12 @@ def test_the_oracle_lies_beside_the_data_and_not_in_the_case_files(cbis, cases):
     joined = cases.merge(oracle, on="image_id", suffixes=("", "_oracle"))
     assert (joined.label == joined.label_oracle).all()
     assert not any("oracle" in column for name in CASE_FILES.values() for column in pd.read_csv(cbis / "csv" / name))
+    scores = score_ideal_observer(cbis, [*joined.image_id[:9], joined.image_id[0].rsplit("_", 1)[0]])
+    assert scores[:9].tolist() == joined.oracle_score[:9].tolist()
+    assert scores[9] >= scores[0]  # a whole mammogram takes its highest finding
+    assert score_ideal_observer(cbis / "csv", ["x"]) is None
+    with pytest.raises(DataError, match="no score for x"):
+        score_ideal_observer(cbis, ["x"])
     low, high = oracle.groupby(oracle.oracle_score > 0.5).label.mean()
     assert low < 0.35 < 0.65 < high
 
@@ -230,15 +230,6 @@ def test_ddsm_tfrecord(draw):
         assert set(codes) <= kinds
 
 
-def test_png_npz_pairs_differ_in_more_than_anatomy(draw):
-    out = draw("png-npz", 10)
-    originals = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in out.glob("original/*_[MB].png")]
-    synthetic = [np.load(path)["arr_0"] for path in out.glob("synthetic/batch_*_*_*.npz")]
-    assert len({image.shape for image in originals}) > 3
-    assert {(image.shape, image.dtype) for image in synthetic} == {((128, 128), np.dtype(np.uint8))}
-    assert min(len(originals), len(synthetic)) > 15
-
-
 def test_mini_mias(draw):
     out = draw("mini-mias", 5)
     assert len(list(out.glob("mdb*.pgm"))) == 10
@@ -255,11 +246,10 @@ def test_mini_mias(draw):
 
 
 def test_an_existing_folder_is_kept(tmp_path):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/thesis.txt").write_text("x")
+    (tmp_path / "thesis.txt").write_text("x")
     with pytest.raises(OSError, match="not an empty folder"):
-        write_demo_data(tmp_path / "mine", patients=1, progress=False)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+        write_demo_data(tmp_path, patients=1, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize("options", [{"layout": "x"}, {"acquisition": "C"}, {"patients": 0}, {"seed": -1}])
@@ -278,15 +268,6 @@ def test_a_failed_run_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"out: cannot be written \(No space left on device\)"):
         write_demo_data(tmp_path / "out", patients=2, n_jobs=1, progress=False)
     assert not list(tmp_path.iterdir())
-
-
-def test_another_generator_has_another_fingerprint(tmp_path, monkeypatch):
-    first = phantoms.fingerprint()
-    shutil.copytree(Path(phantoms.__file__).parent, tmp_path / "phantoms")
-    monkeypatch.setattr(phantoms.layouts, "__file__", str(tmp_path / "phantoms/layouts.py"))
-    assert phantoms.fingerprint() == first
-    (tmp_path / "phantoms/films.py").write_text("")
-    assert phantoms.fingerprint() != first
 
 
 def test_the_package_needs_nothing_of_shared_and_loads_no_tensorflow():

@@ -17,7 +17,6 @@ def test_textures_are_repeatable_and_their_targets_are_shares():
     blob, dots = pretext.TARGETS.index("blob"), pretext.TARGETS.index("dots")
     assert (truth[truth[:, blob] == 0][:, blob:dots] == 0).all()
     assert (truth[truth[:, dots] == 0][:, dots:] == 0).all()
-    assert 0 < truth[:, blob].mean() < 1
 
 
 def test_the_committed_weights_are_small_load_into_keras_and_are_trained():
