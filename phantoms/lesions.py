@@ -14,7 +14,7 @@ MARGIN_WIDTHS = {  # share of the radius, sharpest and softest
     "MICROLOBULATED": (0.04, 0.08), "SPICULATED": (0.10, 0.22),
 }  # fmt: skip
 ROUGHNESS = {"CIRCUMSCRIBED": 0.02, "OBSCURED": 0.04, "ILL_DEFINED": 0.16, "MICROLOBULATED": 0.03, "SPICULATED": 0.12}
-GRAIN = 0.62  # brightness that the densest grain adds, share of full scale
+GRAIN = 0.70  # brightness that the densest grain adds, share of full scale
 SCALE = 4  # calcifications are drawn this much larger and averaged down
 GRAINS = {  # fewest and most in a group, smallest and largest diameter in mm
     "COARSE": (1, 4, 1.6, 3.0), "LUCENT_CENTER": (2, 7, 1.0, 2.2), "ROUND_AND_REGULAR": (4, 11, 0.55, 1.1),
@@ -103,7 +103,7 @@ def draw_mass(rng: Generator, own: Generator, lesion: Lesion, grid: np.ndarray) 
     if lesion.shape == DISTORTION:  # pulls at the tissue, and has no body
         body *= 0.22
     if lesion.margins == "SPICULATED":
-        body = body + (1 - 0.4 * np.clip(body, 0, 1)) * 1.4 * draw_spicules(rng, own, lesion, grid)
+        body = body + (1 - 0.4 * np.clip(body, 0, 1)) * 1.7 * draw_spicules(rng, own, lesion, grid)
     near = np.exp(-((np.hypot(y, x) / (2.0 * radius)) ** 4))
     if lesion.hidden:  # tissue of the same brightness lies over one side
         turn = rng.uniform(0, 2 * np.pi)
