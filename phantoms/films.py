@@ -51,7 +51,7 @@ def draw_film(patient: Patient, side: str, view: str) -> Film:
     hospital = ACQUISITIONS[patient.acquisition]
     rng = np.random.default_rng((*patient.seed, 90 + 2 * VIEWS.index(view) + (side == "RIGHT")))
     body = np.random.default_rng((*patient.seed, 88 + VIEWS.index(view)))  # shared by both breasts
-    shape = ((1024, 1056)[int(rng.random() < 0.5)], (672, 736)[int(body.random() < 0.5)])
+    shape = ((1024, 1056)[int(body.random() < 0.5)], (672, 736)[int(body.random() < 0.5)])
     geometry = draw_geometry(rng, body, shape, view, patient.size)
     small = draw_tissue(rng, body, geometry, patient.density)
     signal = cv2.resize(small, shape[::-1], interpolation=cv2.INTER_CUBIC)
