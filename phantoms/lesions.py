@@ -14,6 +14,10 @@ MARGIN_WIDTHS = {  # share of the radius, sharpest and softest
     "MICROLOBULATED": (0.04, 0.08), "SPICULATED": (0.10, 0.22),
 }  # fmt: skip
 ROUGHNESS = {"CIRCUMSCRIBED": 0.02, "OBSCURED": 0.04, "ILL_DEFINED": 0.16, "MICROLOBULATED": 0.03, "SPICULATED": 0.12}
+LOBES = {  # balls along the rim: fewest and most, nearest and farthest, smallest and largest (shares of the radius)
+    "LOBULATED": (3, 5, 0.40, 0.60, 0.45, 0.62), "IRREGULAR": (5, 9, 0.58, 0.86, 0.16, 0.42),
+    "MICROLOBULATED": (9, 15, 0.70, 0.84, 0.16, 0.26),
+}  # fmt: skip
 GRAIN = 0.70  # brightness that the densest grain adds, share of full scale
 SCALE = 4  # calcifications are drawn this much larger and averaged down
 GRAINS = {  # fewest and most in a group, smallest and largest diameter in mm
@@ -61,22 +65,14 @@ def outline_distance(rng: Generator, own: Generator, lesion: Lesion, grid: np.nd
     flat = {"ROUND": 0.94, "OVAL": own.uniform(0.58, 0.78)}.get(lesion.shape, own.uniform(0.70, 0.95))
     flat *= rng.uniform(0.96, 1.04)
     along, across = along * math.sqrt(flat), across / math.sqrt(flat)
-    balls = [(0.0, 0.0, 1.0)]
-    if lesion.shape in ("LOBULATED", "IRREGULAR"):
-        count, reach = (
-            (int(own.integers(3, 5)), 0.50) if lesion.shape == "LOBULATED" else (int(own.integers(5, 9)), 0.72)
-        )
-        turns = np.arange(count) * 2 * np.pi / count + own.uniform(-0.5, 0.5, count)
-        sizes = own.uniform(0.45, 0.62, count) if lesion.shape == "LOBULATED" else own.uniform(0.16, 0.42, count)
-        reaches = reach * own.uniform(0.8, 1.2, count) * rng.uniform(0.94, 1.06, count)
-        balls = [(0.0, 0.0, 0.55), *zip(reaches * np.cos(turns), reaches * np.sin(turns), sizes, strict=True)]
-    if lesion.margins == "MICROLOBULATED":  # many small bulges along the rim
-        count = int(own.integers(9, 15))
-        turns = np.arange(count) * 2 * np.pi / count + own.uniform(-0.3, 0.3, count)
-        away = own.uniform(0.70, 0.84, count)
-        balls += [*zip(away * np.cos(turns), away * np.sin(turns), own.uniform(0.16, 0.26, count), strict=True)]
-    melt = 0.07 * radius
-    total = np.zeros_like(along)
+    balls = [(0.0, 0.0, 0.55 if lesion.shape in LOBES else 1.0)]
+    for few, many, near, far, small, large in (LOBES[word] for word in (lesion.shape, lesion.margins) if word in LOBES):
+        count = int(own.integers(few, many))
+        turns = np.arange(count) * 2 * np.pi / count + own.uniform(-0.4, 0.4, count)
+        away = own.uniform(near, far, count) * rng.uniform(0.96, 1.04, count)
+        sizes = own.uniform(small, large, count)
+        balls += zip(away * np.cos(turns), away * np.sin(turns), sizes, strict=True)
+    melt, total = 0.07 * radius, np.zeros_like(along)
     for v, u, size in np.array(balls).tolist():
         total += np.exp(np.minimum((size * radius - np.hypot(along - u * radius, across - v * radius)) / melt, 60))
     return -melt * np.log(total + 1e-30)

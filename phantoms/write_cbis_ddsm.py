@@ -194,7 +194,6 @@ def write_dicom(out: Path, picture: Picture, rng: Generator) -> Row:
     pixels = np.round(picture.image * (65535 if deep else 255)).astype("<u2" if deep else np.uint8)
     if inverted:
         pixels = 65535 - pixels
-    attributes = picture.attributes()
     attributes = picture.attributes() | {"PhotometricInterpretation": "MONOCHROME1" if inverted else "MONOCHROME2"}
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = UID(SECONDARY_CAPTURE)
