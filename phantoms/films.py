@@ -116,7 +116,7 @@ def draw_tissue(rng: Generator, body: Generator, geometry: Geometry, density: in
     small = (h // 2, w // 2)  # both breasts of a woman share a part of the pattern
     pairs = zip(random_fields(body, small, beta=2.9), random_fields(rng, small, beta=2.9), strict=True)
     gland, cloud = (cv2.resize(0.7 * hers + 0.714 * own, (w, h), interpolation=cv2.INTER_CUBIC) for hers, own in pairs)
-    thickness = np.where(inward > 0, 0.20 + 0.80 * np.sqrt(np.minimum(inward / (0.20 * depth), 1)), 0)
+    thickness = np.minimum(inward / 6, 1) * (0.20 + 0.80 * np.sqrt(np.minimum(inward / (0.20 * depth), 1)))
     # glandular tissue lies behind the nipple and spares the fat below the skin
     dx, dy = (geometry.x - 0.55 * nipple_x) / depth, (geometry.y - nipple_y + 0.10 * h) / (1.6 * h)
     bias = {1: -1.7, 2: -0.8, 3: 0.2, 4: 1.2}[density] + 1.3 - 3.2 * np.sqrt(dx**2 + dy**2)
@@ -124,7 +124,7 @@ def draw_tissue(rng: Generator, body: Generator, geometry: Geometry, density: in
     glandular = sigmoid(2.2 * (1.1 * gland + bias))
     fibres = draw_fibres(rng, body, geometry)
     fat = rng.uniform(0.32, 0.42)
-    signal = fat + rng.uniform(0.14, 0.24) * glandular + 0.036 * cloud + fibres * (0.014 + 0.023 * glandular)
+    signal = fat + rng.uniform(0.13, 0.22) * glandular + 0.032 * cloud + fibres * (0.014 + 0.023 * glandular)
     signal += 0.09 * draw_vessels(rng, geometry)
     signal *= thickness
     signal += 0.06 * np.exp(-(((inward - 5) / 3) ** 2))  # skin
@@ -257,9 +257,9 @@ def mark_film(rng: Generator, image: np.ndarray, hospital: Acquisition, side: st
 
 
 def crop_box(rng: Generator, mask: np.ndarray, lesion: Lesion) -> tuple[int, int, int, int]:
-    """Return (top, bottom, left, right): the lesion takes 42 to 62 % of the side, its centre is off the middle."""
+    """Return (top, bottom, left, right): the lesion takes 41 to 60 % of the side, its centre is off the middle."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    share, aspect = rng.uniform(0.42, 0.62), rng.uniform(0.88, 1.14)
+    share, aspect = rng.uniform(0.41, 0.60), rng.uniform(0.88, 1.14)
     side = 1.1 * lesion.diameter / share
     h = max(side * aspect, np.ptp(rows) * 1.06)
     w = max(side / aspect, np.ptp(columns) * 1.06)

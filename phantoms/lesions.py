@@ -99,7 +99,7 @@ def draw_mass(rng: Generator, own: Generator, lesion: Lesion, grid: np.ndarray) 
     if lesion.shape == DISTORTION:  # pulls at the tissue, and has no body
         body *= 0.22
     if lesion.margins == "SPICULATED":
-        body = body + (1 - 0.4 * np.clip(body, 0, 1)) * 1.7 * draw_spicules(rng, own, lesion, grid)
+        body = body + (1 - 0.4 * np.clip(body, 0, 1)) * 1.5 * draw_spicules(rng, own, lesion, grid)
     near = np.exp(-((np.hypot(y, x) / (2.0 * radius)) ** 4))
     if lesion.hidden:  # tissue of the same brightness lies over one side
         turn = rng.uniform(0, 2 * np.pi)
@@ -107,7 +107,7 @@ def draw_mass(rng: Generator, own: Generator, lesion: Lesion, grid: np.ndarray) 
         veil = sigmoid(3.5 * beyond + 1.8 * cloud) * near * rng.uniform(0.6, 1.0)
         body = 1 - (1 - body) * (1 - veil)
     turn = rng.uniform(0, 2 * np.pi)
-    slope = rng.normal(0, 0.025) * (x * math.cos(turn) + y * math.sin(turn)) / radius
+    slope = rng.normal(0, 0.02) * (x * math.cos(turn) + y * math.sin(turn)) / radius
     return (lesion.contrast * body + near * slope).astype(np.float32), region
 
 
@@ -119,7 +119,7 @@ def draw_spicules(rng: Generator, own: Generator, lesion: Lesion, grid: np.ndarr
     for turn in rng.choice(bundles, count) + rng.normal(0, 0.30, count):
         start, length = rng.uniform(0.15, 0.7), rng.gamma(2.2, 0.34)
         steps = radius * np.linspace(start, start + 0.35 + length, 9)
-        turns = turn + rng.normal(0, 0.10) + rng.normal(0, 0.16) * (steps / radius) ** 1.3
+        turns = turn + rng.normal(0, 0.10) + rng.normal(0, 0.11) * (steps / radius) ** 1.3
         points = np.stack([middle[0] + steps * np.sin(turns), middle[1] + steps * np.cos(turns)], 1)
         draw_curve(canvas, points, rng.uniform(80, 210) * np.linspace(1, 0.1, 9), 2 if rng.random() < 0.25 else 1)
     return cv2.GaussianBlur(canvas, (0, 0), 0.8).astype(np.float32) / 255
