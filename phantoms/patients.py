@@ -60,7 +60,7 @@ ACQUISITIONS = {
     "A": Acquisition(  # films, scanned
         first_patient=1,
         prevalence={(MASS, TRAIN): 0.50, (MASS, TEST): 0.40, (CALC, TRAIN): 0.40, (CALC, TEST): 0.40},
-        curve=(-0.10, 0.30), grain=(0.0057, 0.0106), grain_mix=0.6, blur=0.45, base=0.04, dust=4, burn_in=0.6,
+        curve=(-0.10, 0.30), grain=(0.0065, 0.0121), grain_mix=0.6, blur=0.45, base=0.04, dust=4, burn_in=0.6,
         film_edge=0.15, lead_marker=True, label="{side} {view}",
     ),
     "B": Acquisition(  # digital, another window
