@@ -214,7 +214,8 @@ def add_loose_specks(rng: Generator, signal: np.ndarray) -> None:
 def expose(rng: Generator, body: Generator, signal: np.ndarray, how: Acquisition) -> np.ndarray:
     """Turn the signal into brightness on film: blur, tone curve, grain, dust."""
     gain = float(np.clip(np.exp(rng.normal(0, how.contrast)), 0.55, 1.7))  # of this film, about the grey of tissue
-    image: np.ndarray = np.clip(0.42 + gain * (cv2.GaussianBlur(signal, (0, 0), how.blur) - 0.42), 0, 1)
+    image: np.ndarray = cv2.GaussianBlur(signal, (0, 0), how.blur)
+    image = np.clip(image + (gain - 1) * (image - 0.42) * np.minimum(5 * image, 1), 0, 1)  # air stays black
     image = image + body.uniform(*how.curve) * image * (1 - image)
     noise = rng.standard_normal((512, 512), dtype=np.float32)
     noise = how.grain_mix * noise + (2 - how.grain_mix) * cv2.GaussianBlur(noise, (0, 0), 0.9)
