@@ -1,6 +1,6 @@
 """From settings to data that a model can use: manifest, split, audit and image store, made once per run directory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -53,6 +53,12 @@ class Prepared:
     def rows(self, *splits: str) -> np.ndarray:
         """Return the positions of the rows of one or more splits: int (n,), ascending."""
         return np.flatnonzero(self.manifest.split.isin(splits))
+
+    def hold_out(self, fold: int) -> "Prepared":
+        """Return the same data with one fold as validation and all others as train; test stays test."""
+        fold_of = self.manifest.fold
+        split = self.manifest.split.mask(fold_of >= 0, TRAIN).mask(fold_of == fold, VALIDATION)
+        return replace(self, manifest=self.manifest.assign(split=split))
 
 
 def load_dataset(settings: Settings) -> readers.Dataset:

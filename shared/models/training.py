@@ -44,6 +44,7 @@ class TrainingOptions:
     learning_rate: float  # its highest value; it falls as a cosine to 1 %
     seed: int = 0  # order of the images, augmentation, dropout
     patience: int = 8  # epochs without a better validation AUC before training stops
+    keep_last: bool = False  # train all epochs and keep the last weights: then validation has chosen nothing
     loss: str = "binary_crossentropy"  # or "binary_focal_crossentropy"; a softmax takes its own cross-entropy
     balancing: str = "class_weights"  # or "balanced_batches" (classes drawn equally often) or "none"
     augment: bool = False  # change training images at random, see `make_augmentation`
@@ -58,7 +59,7 @@ class Training:
 
     history: pd.DataFrame  # one row an epoch: epoch, loss, auc, val_loss, val_auc, …
     seconds: float
-    best_epoch: int  # counted from 0, as in `history.epoch`
+    best_epoch: int  # whose weights were kept, counted from 0, as in `history.epoch`
     val_auc: float  # of the weights kept, orientations averaged
     messages: tuple[str, ...] = ()  # what there is to warn of
 
@@ -113,7 +114,8 @@ def train(
 ) -> Training:
     """Train a model on the training rows and keep the weights of the epoch with the best validation AUC.
 
-    With four classes the epoch with the lowest validation loss is kept. A training that was killed begins again.
+    With four classes the epoch with the lowest validation loss is kept, with `keep_last` the last one. A training that
+    was killed begins again.
 
     Args:
         name: writes `models/<name>.keras` and `results/training_logs/<name>.csv`; "" saves nothing.
@@ -139,7 +141,8 @@ def train(
     sample = held_out[:: -(-len(held_out) // COLLAPSE_SAMPLE)]
     collapse = ClassCollapse(read_inputs(inputs, sample, np.full(len(sample), some[0])))
     monitor = {"monitor": "val_auc", "mode": "max"} if two_classes else {"monitor": "val_loss"}
-    stopping = keras.callbacks.EarlyStopping(**monitor, patience=options.patience, restore_best_weights=True)
+    patience = options.epochs if options.keep_last else options.patience
+    stopping = keras.callbacks.EarlyStopping(**monitor, patience=patience, restore_best_weights=not options.keep_last)
     weights = None
     if options.balancing == "class_weights":
         classes, drawn = np.unique(labels[rows]), labels[rows]
@@ -158,7 +161,8 @@ def train(
         save_model(model if whole is None else whole, prepared.settings.run_dir / f"models/{name}.keras")
         write_csv(prepared.settings.run_dir / f"results/training_logs/{name}.csv", history)
     messages = tuple(filter(None, (warn_of_sensitivity(history), collapse.message)))
-    return Training(history, time.perf_counter() - started, stopping.best_epoch, float(auc), messages)
+    kept = log.epoch[-1] if options.keep_last else stopping.best_epoch
+    return Training(history, time.perf_counter() - started, kept, float(auc), messages)
 
 
 def compile_model(model: keras.Model, options: TrainingOptions, *, steps: int) -> None:
