@@ -213,7 +213,8 @@ def train_frozen(
 
     Args:
         model: a transfer model of `build`; its head is trained in place.
-        options: where `train` is used; None takes those of the settings.
+        options: where `train` is used; None takes those of the settings. With `keep_last` validation does not choose
+            the penalty of the regression either.
     Returns:
         Training (its `seconds` count the features, also where they were computed before), and float64 (N,):
         probability of class 1 for validation and test, averaged over the orientations, NaN elsewhere.
@@ -227,7 +228,8 @@ def train_frozen(
     _, head = networks.split(model, "pooled")
     linear = {layer.name for layer in head_layers} <= {"pooled", "dropout", "logit", "probability"}
     if linear and model.output_shape[-1] == 1:
-        training = fit_linear(head, prepared, cached)
+        keep_last = options is not None and options.keep_last
+        training = fit_linear(head, prepared, cached, LINEAR_STRENGTHS[2:3] if keep_last else LINEAR_STRENGTHS)
         if name:
             save_model(model, prepared.settings.run_dir / f"models/{name}.keras")
     else:
@@ -237,16 +239,18 @@ def train_frozen(
     return replace(training, seconds=cached.seconds + training.seconds), scores
 
 
-def fit_linear(head: keras.Model, prepared: Prepared, cached: CachedFeatures) -> Training:
+def fit_linear(
+    head: keras.Model, prepared: Prepared, cached: CachedFeatures, strengths: Sequence[float] = LINEAR_STRENGTHS
+) -> Training:
     """Fit a logistic regression on the averaged features, and put its weights into the layer `logit`.
 
-    The penalty (scikit-learn's C) is the one that gives the best validation AUC.
+    The penalty (scikit-learn's C) is the one of `strengths` that gives the best validation AUC.
     """
     started = time.perf_counter()
     rows, held_out, labels = prepared.rows("train"), prepared.rows("validation"), prepared.targets
     averaged = cached.averaged().astype(np.float64)
     log, heads = [], []
-    for number, strength in enumerate(LINEAR_STRENGTHS):
+    for number, strength in enumerate(strengths):
         with threadpool_limits(1, user_api="blas"):  # the matrices are small: threads only wait for each other
             pipeline = make_logistic(strength, balanced=True, seed=0).fit(averaged[rows], labels[rows])
         scores = pipeline.predict_proba(averaged[held_out])[:, 1]
@@ -282,7 +286,7 @@ def fine_tune(
     last_frozen = fine_tune_from or backbone.fine_tune_from
     options = options or training_options(prepared.settings, **FINE_TUNING)
     if options.epochs < EPOCHS_FOR_A_NEW_HEAD:
-        head_options = training_options(prepared.settings, seed=options.seed)
+        head_options = training_options(prepared.settings, seed=options.seed, keep_last=options.keep_last)
         spent = train_frozen(model, prepared, head_options, name="")[0].seconds
     _, part = networks.split(model, last_frozen)
     networks.freeze_all_but(model, part.layers)
