@@ -22,7 +22,8 @@ def list_layers(model: keras.Model, prefix: str = "") -> dict[str, keras.Layer]:
 
 def list_feature_layers(model: keras.Model) -> list[str]:
     """Return the names of the layers that make a map of more than one cell, from the input to the output."""
-    layers = [pair for pair in list_layers(model).items() if not isinstance(pair[1], keras.layers.InputLayer)]
+    no_maps = (keras.layers.InputLayer, keras.layers.ZeroPadding2D)  # a padded map no longer fits on the image
+    layers = [pair for pair in list_layers(model).items() if not isinstance(pair[1], no_maps)]
     return [name for name, layer in layers if len(layer.output.shape) == 4 and layer.output.shape[1:3] != (1, 1)]
 
 
