@@ -36,7 +36,7 @@ def find_feature_layer(model: keras.Model, *, cells: int = 1) -> str:
     names, known = list_feature_layers(model), list_layers(model)
     names = [name for name in names if min(known[name].output.shape[1:3]) >= cells]
     if not names:
-        raise UsageError("the network has no feature map of that size: use method 'occlusion' or 'integrated_gradients'")
+        raise UsageError("the network has no feature map of that size: use 'occlusion' or 'integrated_gradients'")
     return names[-1]
 
 
