@@ -16,7 +16,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from phantoms import write_cbis_ddsm, write_ddsm_tfrecord, write_mini_mias, write_npz
-from phantoms.patients import ACQUISITIONS, Patient, plan_patients
+from phantoms.patients import ACQUISITIONS, Difficulty, Patient, plan_patients
 from phantoms.writing import ORACLE_FILE, oracle_rows, write_rows
 
 WRITERS: dict[str, Callable] = {
@@ -28,7 +28,7 @@ WRITERS: dict[str, Callable] = {
     "mini-mias": write_mini_mias.write,
 }
 LAYOUTS = tuple(WRITERS)
-DEFAULT_PATIENTS = {"cbis-ddsm": 360, "png-npz": 240, "npz": 240}  # 40 elsewhere
+DEFAULT_PATIENTS = {"cbis-ddsm": 480, "png-npz": 240, "npz": 240}  # 40 elsewhere
 
 
 def write_demo_data(
@@ -38,22 +38,24 @@ def write_demo_data(
     patients: int | None = None,
     seed: int = 0,
     acquisition: str = "A",
+    difficulty: Difficulty | None = None,
     n_jobs: int = -1,
     progress: bool = True,
 ) -> Path:
     """Write the demo data set: phantom mammograms in the layout of a real data set.
 
-    The same `seed`, `patients` and `acquisition` give the same bytes, whatever `n_jobs` is. Beside the data lies
-    `oracle.csv`: for each lesion image the parameters that drew it and `oracle_score`, the probability of malignancy
-    given the drawn shape and margins. No classifier can be expected to rank better than that.
+    The same `seed`, `patients`, `acquisition` and `difficulty` give the same bytes, whatever `n_jobs` is. Beside the
+    data lies `oracle.csv`: for each lesion image the parameters that drew it and `oracle_score`, the probability of
+    malignancy given the drawn shape, margins and density. No classifier can be expected to rank better than that.
 
     Args:
         out: folder to make, and what is returned; must not exist, or be empty.
         layout: one of LAYOUTS.
-        patients: how many; None takes the layout's default (360 for cbis-ddsm).
+        patients: how many; None takes the layout's default (480 for cbis-ddsm).
         seed: 0 or more.
-        acquisition: "A", or "B" for other patients of a second hospital with another film curve, grain, blur, labels
-            and share of cancers (for external validation).
+        acquisition: "A" (scanned films), or "B" for other patients of a second hospital with digital images in another
+            window, other labels and another share of cancers (for external validation).
+        difficulty: contrast, obscured share, density and prevalence; None takes the defaults of `Difficulty`.
         n_jobs: processes; -1 uses all cores.
         progress: show a progress bar.
     Raises:
@@ -71,7 +73,7 @@ def write_demo_data(
         raise ValueError(f"seed: {seed} is negative")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OSError(f"{out}: exists and is not an empty folder; name a new one, or delete it first")
-    plans = plan_patients(count, seed=seed, acquisition=acquisition)
+    plans = plan_patients(count, seed=seed, acquisition=acquisition, difficulty=difficulty)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".part-", dir=out.parent, ignore_cleanup_errors=True) as temporary:

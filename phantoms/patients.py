@@ -15,9 +15,14 @@ from numpy.random import Generator
 MASS, CALC = "mass", "calcification"
 TRAIN, TEST = "train", "test"
 VIEWS = ("CC", "MLO")
+DISTORTION = "ARCHITECTURAL_DISTORTION"  # a mass shape in CBIS-DDSM, although there is no mass
+MM = 4.4  # px of a film in a millimetre
 
 # P(word | benign), P(word | malignant)
-MASS_SHAPES = {"ROUND": (0.19, 0.12), "OVAL": (0.37, 0.19), "LOBULATED": (0.28, 0.23), "IRREGULAR": (0.16, 0.46)}
+MASS_SHAPES = {
+    "ROUND": (0.19, 0.11), "OVAL": (0.37, 0.18), "LOBULATED": (0.26, 0.20), "IRREGULAR": (0.15, 0.43),
+    DISTORTION: (0.03, 0.08),
+}  # fmt: skip
 MASS_MARGINS = {
     "CIRCUMSCRIBED": (0.49, 0.05), "OBSCURED": (0.24, 0.08), "ILL_DEFINED": (0.16, 0.22),
     "MICROLOBULATED": (0.07, 0.14), "SPICULATED": (0.04, 0.51),
@@ -39,29 +44,47 @@ class Acquisition:
 
     first_patient: int  # the first patient's number
     prevalence: dict[tuple[str, str], float]  # (kind, official split) -> share of malignant lesions
-    gamma: tuple[float, float]  # film curve, lowest and highest
+    curve: tuple[float, float]  # how far the tone curve bends, lowest and highest: brightness + curve x (1 - x)
     grain: tuple[float, float]  # standard deviation of the grain, share of full scale
-    blur: float  # standard deviation of the screen's blur, px
-    base: float  # brightness of the bare film
-    burn_in: float  # share of films with a label burnt in
-    film_edge: float  # share of films with a bright edge
+    grain_mix: float  # 0 coarse grain of film ... 2 white noise of a detector
+    blur: float  # standard deviation of the blur, px
+    base: float  # brightness where nothing was exposed
+    dust: float  # specks of dust on a film, on average
+    burn_in: float  # share of films with a label
+    film_edge: float  # share of films with a border of the scanner, with tape, with a scratch
+    lead_marker: bool  # the label has a frame
     label: str  # how a label reads
 
 
 ACQUISITIONS = {
-    "A": Acquisition(
+    "A": Acquisition(  # films, scanned
         first_patient=1,
         prevalence={(MASS, TRAIN): 0.50, (MASS, TEST): 0.40, (CALC, TRAIN): 0.40, (CALC, TEST): 0.40},
-        gamma=(0.85, 1.15), grain=(0.004, 0.010), blur=0.45, base=0.03, burn_in=0.6, film_edge=0.2,
-        label="{side} {view}",
+        curve=(-0.10, 0.30), grain=(0.0057, 0.0106), grain_mix=0.6, blur=0.45, base=0.04, dust=4, burn_in=0.6,
+        film_edge=0.15, lead_marker=True, label="{side} {view}",
     ),
-    "B": Acquisition(
+    "B": Acquisition(  # digital, another window
         first_patient=10001,
         prevalence={(MASS, TRAIN): 0.30, (MASS, TEST): 0.30, (CALC, TRAIN): 0.25, (CALC, TEST): 0.25},
-        gamma=(1.25, 1.60), grain=(0.012, 0.022), blur=0.80, base=0.08, burn_in=0.95, film_edge=0.5,
-        label="{view} {side}   H-B",
+        curve=(-0.60, -0.40), grain=(0.004, 0.007), grain_mix=1.6, blur=0.5, base=0.0, dust=0, burn_in=0.95,
+        film_edge=0.0, lead_marker=False, label="{view} {side}   H-B",
     ),
 }  # fmt: skip
+
+
+CONTRAST = {MASS: 0.127, CALC: 0.055}  # brightness that a mass, or the tissue about a group of grains, adds; share of 1
+SPREAD = {MASS: 0.3, CALC: 0.5}  # standard deviation of its logarithm
+DENSER = 1.1  # malignant lesions are denser, by so many of these standard deviations
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """How hard the images are; the defaults are those of the demo data."""
+
+    contrast: float = 1.0  # factor on the brightness that lesions add
+    obscured: float = 0.30  # share of masses that tissue hides in part, besides those whose margins are OBSCURED
+    density: tuple[float, float, float, float] = (0.16, 0.37, 0.31, 0.16)  # shares of the BI-RADS densities 1 ... 4
+    prevalence: float | None = None  # share of malignant lesions; None: the hospital's own
 
 
 @dataclass(frozen=True)
@@ -80,6 +103,7 @@ class Lesion:
     diameter: float  # px in the full mammogram, of the disc of the same area
     contrast: float  # brightness added at its middle, share of full scale
     edge: float  # 0 sharpest ... 1 softest margin of its kind
+    hidden: float  # how far tissue lies over a mass, 0 not at all ... 1 half of it
     assessment: int  # BI-RADS
     subtlety: int
     log_odds: float  # log P(words | malignant) / P(words | benign)
@@ -95,6 +119,7 @@ class Patient:
     number: int
     patient_id: str
     density: int  # BI-RADS density 1 ... 4
+    size: float  # from chest wall to nipple, share of the film's width
     split: dict[str, str]  # kind -> train or test
     lesions: tuple[Lesion, ...]
     seed: tuple[int, ...]
@@ -109,38 +134,43 @@ TEST_SHARE = 0.30  # more than in CBIS-DDSM (0.20), for narrower intervals on fe
 BLOCK = 20  # lesions of one kind and split in which the share of malignant ones is exact
 
 
-def plan_patients(count: int, *, seed: int = 0, acquisition: str = "A") -> list[Patient]:
+def plan_patients(
+    count: int, *, seed: int = 0, acquisition: str = "A", difficulty: Difficulty | None = None
+) -> list[Patient]:
     """Decide what each of `count` patients has; the first ones are the same whatever the count."""
     planned = {(kind, split): 0 for kind in (MASS, CALC) for split in (TRAIN, TEST)}
-    return [plan_patient(index, int(seed), acquisition, planned) for index in range(count)]
+    difficulty = difficulty or Difficulty()
+    return [plan_patient(index, int(seed), acquisition, planned, difficulty) for index in range(count)]
 
 
-def plan_patient(index: int, seed: int, acquisition: str, planned: dict[tuple[str, str], int]) -> Patient:
+def plan_patient(
+    index: int, seed: int, acquisition: str, planned: dict[tuple[str, str], int], difficulty: Difficulty
+) -> Patient:
     """Decide what patient number `index` has; `planned` counts the lesions of each kind and split, and is updated."""
     hospital = ACQUISITIONS[acquisition]
-    number = hospital.first_patient + index
-    key = (seed, sorted(ACQUISITIONS).index(acquisition), number)
+    number, code = hospital.first_patient + index, sorted(ACQUISITIONS).index(acquisition)
+    key = (seed, code, number)
     rng = np.random.default_rng(key)
-    density = int(rng.choice([1, 2, 3, 4], p=[0.16, 0.37, 0.31, 0.16]))
+    density, size = int(rng.choice([1, 2, 3, 4], p=difficulty.density)), float(rng.uniform(0.55, 0.86))
     in_both_splits = index % 50 == 7  # such patients exist in CBIS-DDSM once mass and calc are pooled
     first, second = (TEST, TRAIN) if rng.random() < TEST_SHARE else (TRAIN, TEST)
     split = {MASS: first, CALC: second if in_both_splits else first}
     lesions: list[Lesion] = []
     for kind, side, number_on_side in draw_findings(rng, in_both_splits, same_breast=index % 100 == 7):
         group = (kind, split[kind])
-        malignant = is_malignant(seed, acquisition, group, planned[group])
+        prevalence = hospital.prevalence[group] if difficulty.prevalence is None else difficulty.prevalence
+        stream = (seed, code, 0, sorted(hospital.prevalence).index(group))
+        malignant = is_malignant(stream, prevalence, planned[group])
         planned[group] += 1
-        prevalence = hospital.prevalence[group]
-        lesions.append(plan_lesion(kind, side, number_on_side, malignant, prevalence, (*key, len(lesions) + 1)))
-    return Patient(number, f"P_{number:05d}", density, split, tuple(lesions), key, acquisition)
+        seeds = (*key, len(lesions) + 1)
+        lesions.append(plan_lesion(kind, side, number_on_side, malignant, prevalence, seeds, difficulty))
+    return Patient(number, f"P_{number:05d}", density, size, split, tuple(lesions), key, acquisition)
 
 
-def is_malignant(seed: int, acquisition: str, group: tuple[str, str], position: int) -> bool:
+def is_malignant(stream: tuple[int, ...], prevalence: float, position: int) -> bool:
     """Return the class of a group's lesion number `position`: random, with the exact share in each block."""
-    prevalence = ACQUISITIONS[acquisition].prevalence
-    block = np.arange(BLOCK) < round(BLOCK * prevalence[group])
-    key = (seed, sorted(ACQUISITIONS).index(acquisition), 0, sorted(prevalence).index(group), position // BLOCK)
-    return bool(np.random.default_rng(key).permutation(block)[position % BLOCK])
+    block = np.arange(BLOCK) < round(BLOCK * prevalence)
+    return bool(np.random.default_rng((*stream, position // BLOCK)).permutation(block)[position % BLOCK])
 
 
 def draw_findings(rng: Generator, in_both_splits: bool, same_breast: bool) -> list[tuple[str, str, int]]:
@@ -158,22 +188,30 @@ def draw_findings(rng: Generator, in_both_splits: bool, same_breast: bool) -> li
     return [(kind, side, 1), *second]
 
 
-def plan_lesion(kind: str, side: str, number: int, malignant: bool, prevalence: float, seed: tuple[int, ...]) -> Lesion:
+def plan_lesion(
+    kind: str, side: str, number: int, malignant: bool, prevalence: float, seed: tuple[int, ...], difficulty: Difficulty
+) -> Lesion:
     """Draw the words, the look and the reader's opinion of one lesion."""
     rng = np.random.default_rng(seed)
     shapes, margins = (MASS_SHAPES, MASS_MARGINS) if kind == MASS else (CALC_TYPES, CALC_DISTRIBUTIONS)
     shape, margin = draw_word(rng, shapes, malignant), draw_word(rng, margins, malignant)
-    chances = np.array([shapes[shape], margins[margin]])  # rows: words; columns: benign, malignant
-    log_odds = float(np.log(chances[:, 1] / chances[:, 0]).sum())
+    chances = [shapes[shape], margins[margin]]
+    if shape == DISTORTION:  # has spicules and nothing else
+        margin, chances = "SPICULATED", chances[:1]
+    density = np.clip(rng.normal(), -2, 2) + DENSER * (malignant - 0.5)
+    log_odds = float(sum(np.log(of_malignant / of_benign) for of_benign, of_malignant in chances))
+    log_odds += float(DENSER * density)  # two normal distributions of variance 1
     prior = np.log(prevalence / (1 - prevalence))
-    contrast = float(rng.uniform(0.15, 0.28) if kind == MASS else rng.uniform(0.32, 0.54))
+    hidden = kind == MASS and (rng.random() < difficulty.obscured or margin == "OBSCURED")
     without_callback = not malignant and rng.random() < (0.22 if log_odds > -1 else 0.40)
     benign = "BENIGN_WITHOUT_CALLBACK" if without_callback else "BENIGN"
     return Lesion(
         kind=kind, side=side, number=number, malignant=malignant, pathology="MALIGNANT" if malignant else benign,
         shape=shape, margins=margin,
         shape_words=write_down(rng, shapes, shape), margins_words=write_down(rng, margins, margin),
-        diameter=float(np.clip(rng.lognormal(np.log(46), 0.26), 32, 76)), contrast=contrast, edge=float(rng.random()),
+        diameter=float(np.clip(rng.lognormal(0, 0.26), 0.68, 1.65) * (70 if kind == MASS else 52)),
+        contrast=float(difficulty.contrast * CONTRAST[kind] * np.exp(SPREAD[kind] * density)),
+        edge=float(rng.random()), hidden=float(hidden * rng.uniform(0.3, 1.0)),
         assessment=assess(rng, log_odds, without_callback),
         subtlety=int(np.clip(round(3 + 2 * rng.normal(0.3, 0.6)), 1, 5)),
         log_odds=log_odds, oracle_score=float(1 / (1 + np.exp(-(log_odds + prior)))),
@@ -195,7 +233,7 @@ def write_down(rng: Generator, words: Iterable[str], word: str) -> str:
 
 def assess(rng: Generator, log_odds: float, without_callback: bool) -> int:
     """Return BI-RADS 0 ... 5 of a reader who sees the evidence through noise."""
-    draw, rare = log_odds + rng.normal(0, 1.6), rng.random()
+    draw, rare = log_odds + rng.normal(0, 2.6), rng.random()
     if rare < 0.03:
         return 0
     if without_callback:

@@ -8,7 +8,6 @@ generated a synthetic picture is a known pretext for features of real ones (Bara
 better than they would suit real films; for those take ImageNet weights.
 """
 
-import argparse
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.random import Generator
 
-from phantoms.films import random_fields, sigmoid
+from phantoms.noise import random_fields, sigmoid
 from phantoms.writing import load_tensorflow
 
 SIDE = 64  # smaller than the demo's images: the network is convolutional, and this costs less than half
@@ -197,15 +196,6 @@ def train(
     return {name: round(float(1 - value), 3) for name, value in zip(TARGETS, residual, strict=True)}
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Parse the command line, train, and print the scores."""
-    parser = argparse.ArgumentParser(prog="python -m phantoms.pretraining", description="Train the demo backbone.")
-    parser.add_argument("--out", type=Path, default=WEIGHTS_FILE, help="file to write, NAME.weights.h5")
-    for name, value in (("textures", 40_000), ("epochs", 10), ("seed", 0)):
-        parser.add_argument(f"--{name}", type=int, default=value)
-    scores = train(**vars(parser.parse_args(arguments)))
-    print(f"R^2 on unseen textures, mean {np.mean(list(scores.values())):.3f}:", scores)
-
-
 if __name__ == "__main__":
-    main()
+    scores = train()
+    print(f"R^2 on unseen textures, mean {np.mean(list(scores.values())):.3f}:", scores)

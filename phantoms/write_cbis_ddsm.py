@@ -169,7 +169,7 @@ def write_jpeg(out: Path, picture: Picture, rng: Generator) -> Row:
     """Write one image of the repack and return its row of dicom_info.csv, which says little in some rows."""
     name = f"{picture.uid('series')}/{1 if picture.first else 2}-{int(rng.integers(1, 300)):03d}"
     pixels = to_uint8(picture.image)
-    write_image(out / f"jpeg/{name}.jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 93])
+    write_image(out / f"jpeg/{name}.jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])
     scale = 1 if picture.role == ROI else 257  # 16 bits before
     row = dict.fromkeys(DICOM_COLUMNS, "") | picture.attributes() | {
         "file_path": f"CBIS-DDSM/dicom/{name}.dcm", "image_path": f"CBIS-DDSM/jpeg/{name}.jpg",
@@ -194,7 +194,6 @@ def write_dicom(out: Path, picture: Picture, rng: Generator) -> Row:
     pixels = np.round(picture.image * (65535 if deep else 255)).astype("<u2" if deep else np.uint8)
     if inverted:
         pixels = 65535 - pixels
-    attributes = picture.attributes()
     attributes = picture.attributes() | {"PhotometricInterpretation": "MONOCHROME1" if inverted else "MONOCHROME2"}
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = UID(SECONDARY_CAPTURE)

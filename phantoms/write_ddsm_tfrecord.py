@@ -82,7 +82,7 @@ def draw_tiles(patient: Patient) -> list[Tile]:
 
 def draw_normal_tile(rng: Generator, image: np.ndarray) -> np.ndarray:
     """Return a tile of mostly tissue, uint8 (299, 299)."""
-    side = int(rng.integers(80, 130))
+    side = int(rng.integers(130, 210))
     for _ in range(20):
         top, left = int(rng.integers(0, image.shape[0] - side)), int(rng.integers(0, image.shape[1] - side))
         tile = image[top : top + side, left : left + side]

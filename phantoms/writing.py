@@ -44,7 +44,7 @@ def crop(film: Film, position: int) -> np.ndarray:
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
     """Turn 0 ... 1 into 0 ... 255."""
-    return np.round(image * 255).astype(np.uint8)
+    return cv2.convertScaleAbs(image, alpha=255)
 
 
 def resize_square(image: np.ndarray, side: int) -> np.ndarray:

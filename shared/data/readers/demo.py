@@ -2,9 +2,13 @@
 
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from shared.data.readers import cbis_ddsm
 from shared.data.readers.common import Dataset
@@ -16,6 +20,30 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
     dataset = cbis_ddsm.load(data_dir, task=task, input=input)
     # drawn, and so of no patient of the data set whose form they have
     return replace(dataset, name="demo", manifest=dataset.manifest.assign(source="demo"))
+
+
+def score_ideal_observer(data_dir: Path | str, image_ids: Sequence[str]) -> np.ndarray | None:
+    """Read how likely each finding is malignant given what it was drawn from: a ceiling for models that read images.
+
+    The scores lie beside the demo data and are no part of the manifest. A whole mammogram takes its highest finding.
+
+    Args:
+        data_dir: the folder of the demo data.
+        image_ids: as in the manifest.
+    Returns:
+        float64 (len(image_ids),), 0 ... 1; None where the folder holds no such scores, as with real data.
+    Raises:
+        DataError: an image has no score.
+    """
+    path = Path(data_dir) / "oracle.csv"
+    if not path.is_file():
+        return None
+    scores = pd.read_csv(path).set_index("image_id").oracle_score
+    whole = scores.groupby(scores.index.str.rsplit("_", n=1).str[0]).max()
+    found = pd.concat([scores, whole]).reindex(list(image_ids))
+    if found.isna().any():
+        raise DataError(f"{path}: no score for {found.index[found.isna()][0]}; remove the folder, it is drawn again")
+    return found.to_numpy()
 
 
 def provide_demo(
