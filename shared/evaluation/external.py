@@ -10,12 +10,11 @@ import pandas as pd
 
 from shared import data
 from shared.evaluation import intervals, metrics
-from shared.run import EXCLUDED, TEST, DataError, Settings, write_csv
+from shared.run import EXCLUDED, PREDICTION_COLUMNS, TEST, DataError, Settings, write_csv
 
 COLUMNS = (
     "model", "dataset", "n", "prevalence", "auc", "auc_low", "auc_high", "threshold", "sensitivity", "specificity",
 )  # fmt: skip
-SCORED = ("image_id", "patient_id", "side", "split", "fold", "label", "score")
 
 
 def validate_externally(
@@ -42,7 +41,7 @@ def validate_externally(
         networks = [models.load_model(path) for path in paths]
         scores = [models.predict_held_out(external, network, orientations=orientations) for network in networks]
         scored = external.manifest.assign(score=np.mean(scores, axis=0))[external.manifest.split == TEST]
-        write_csv(settings.run_dir / f"results/external/{dataset_name}/{name}.csv", scored[list(SCORED)])
+        write_csv(settings.run_dir / f"results/external/{dataset_name}/{name}.csv", scored[list(PREDICTION_COLUMNS)])
         area = intervals.bootstrap_interval(scored.label, scored.score, scored.patient_id)
         figures = metrics.summarise(scored.label, scored.score, threshold=result["threshold"])
         figures |= {"model": name, "dataset": dataset_name, "auc_low": area.low, "auc_high": area.high}

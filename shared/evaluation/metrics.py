@@ -159,11 +159,18 @@ def fit_platt(labels: Array, scores: Array) -> Platt:
     return Platt(slope=slope, intercept=float(model.intercept_[0] - slope * logits.mean()))
 
 
-def case_table(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Average the scores of one patient's side over its views and lesions: one row a case.
+def lesion_table(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Average the scores of a lesion over its views: patient_id, side, lesion, label, score, one row a lesion.
 
-    A case is class 1 where any of its images is. Where the side is unknown, the patient is the case.
+    Where `lesion` is empty or no column, a side is one lesion; where the side is unknown, the patient is one side.
     """
-    cases = predictions.assign(side=predictions["side"].fillna("")).groupby(["patient_id", "side"], sort=True)
-    means = cases.agg(label=("label", "max"), score=("score", "mean")).reset_index()
+    keys = {name: predictions[name].fillna("") if name in predictions else "" for name in ("side", "lesion")}
+    lesions = predictions.assign(**keys).groupby(["patient_id", *keys], sort=True)
+    means = lesions.agg(label=("label", "max"), score=("score", "mean")).reset_index()
     return means.assign(score=means.score.round(12))  # the mean of equal scores must tie with another such mean
+
+
+def case_table(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Give each side of a patient its highest lesion score and its worst label: one row a case; see `lesion_table`."""
+    sides = lesion_table(predictions).groupby(["patient_id", "side"], sort=True)
+    return sides.agg(label=("label", "max"), score=("score", "max")).reset_index()

@@ -33,7 +33,7 @@ def load_predictions(run_dir: Path, model: str) -> pd.DataFrame:
     path = run_dir / f"results/predictions/{model}.csv"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: run the notebook that trains {model!r} first")
-    words = dict.fromkeys(("image_id", "patient_id", "side", "split"), str)
+    words = dict.fromkeys(("image_id", "patient_id", "side", "lesion", "split"), str)
     frame = pd.read_csv(path, dtype=words, keep_default_na=False)
     missing = [column for column in PREDICTION_COLUMNS if column not in frame]
     if missing:

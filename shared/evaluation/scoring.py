@@ -49,9 +49,11 @@ def evaluate(
     if validation.score.nunique() > 1:
         threshold = metrics.choose_threshold(validation.label, validation.score)
         rule = "Youden's index on validation"
-    area = intervals.bootstrap_interval(test.label, test.score, test.patient_id, seed=settings.seed)
-    cases = metrics.case_table(test)
-    case_area = intervals.bootstrap_interval(cases.label, cases.score, cases.patient_id, seed=settings.seed)
+    levels = {"auc": test, "lesion_auc": metrics.lesion_table(test), "case_auc": metrics.case_table(test)}
+    areas: dict[str, float] = {}
+    for level, rows in levels.items():
+        area = intervals.bootstrap_interval(rows.label, rows.score, rows.patient_id, seed=settings.seed)
+        areas |= {level: area.value, f"{level}_low": area.low, f"{level}_high": area.high}
     result = {
         **metrics.summarise(test.label, test.score, threshold=threshold),
         "model": name,
@@ -60,11 +62,7 @@ def evaluate(
         "n_test": len(test),
         "n_patients": int(test.patient_id.nunique()),
         "threshold_rule": rule,
-        "auc_low": area.low,
-        "auc_high": area.high,
-        "case_auc": case_area.value,
-        "case_auc_low": case_area.low,
-        "case_auc_high": case_area.high,
+        **areas,
         "val_auc": metrics.auc(validation.label, validation.score),
         "validation": metrics.summarise(validation.label, validation.score, threshold=threshold),
         "train_seconds": round(float(train_seconds), 2),

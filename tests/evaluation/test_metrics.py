@@ -334,9 +334,28 @@ def test_permutation_of_whole_groups_is_calibrated_and_rows_are_not():
         comparisons.permutation_p_value([0, 1, 0], [0.1, 0.2, 0.3], groups=["a", "a", "b"])
 
 
-def test_cases_average_the_views_of_a_side():
-    columns = ["patient_id", "side", "label", "score"]
-    views = [("P1", "LEFT", 0, 0.2), ("P1", "LEFT", 1, 0.6), ("P1", "RIGHT", 0, 0.9), ("P2", "", 0, 0.1)]
-    cases = metrics.case_table(pd.DataFrame([*views, ("P2", np.nan, 0, 0.3)], columns=columns))
-    expected = pd.DataFrame([("P1", "LEFT", 1, 0.4), ("P1", "RIGHT", 0, 0.9), ("P2", "", 0, 0.2)], columns=columns)
-    pd.testing.assert_frame_equal(cases, expected, check_dtype=False)
+def test_a_lesion_averages_its_views_and_a_case_takes_its_highest_lesion_and_its_worst_label():
+    columns = ["patient_id", "side", "lesion", "label", "score"]
+    views = pd.DataFrame(
+        [("P1", "LEFT", "a", 0, 0.2), ("P1", "LEFT", "a", 0, 0.8), ("P1", "LEFT", "b", 1, 0.1),
+         ("P1", "LEFT", "b", 1, 0.5), ("P1", "RIGHT", "", 0, 0.9), ("P2", "", "", 0, 0.1), ("P2", np.nan, "", 0, 0.3)],
+        columns=columns,
+    )  # fmt: skip
+    lesions = [
+        ("P1", "LEFT", "a", 0, 0.5),
+        ("P1", "LEFT", "b", 1, 0.3),
+        ("P1", "RIGHT", "", 0, 0.9),
+        ("P2", "", "", 0, 0.2),
+    ]
+    expected = pd.DataFrame(lesions, columns=columns)
+    pd.testing.assert_frame_equal(metrics.lesion_table(views), expected, check_dtype=False)
+    cases = [("P1", "LEFT", 1, 0.5), ("P1", "RIGHT", 0, 0.9), ("P2", "", 0, 0.2)]
+    expected = pd.DataFrame(cases, columns=["patient_id", "side", "label", "score"])
+    pd.testing.assert_frame_equal(metrics.case_table(views), expected, check_dtype=False)
+    without = metrics.case_table(views.drop(columns=["lesion", "side"]))
+    assert without.to_dict("list") == {
+        "patient_id": ["P1", "P2"],
+        "side": ["", ""],
+        "label": [1, 0],
+        "score": [0.5, 0.2],
+    }
