@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 
 from shared.data import load_manifest
-from shared.evaluation import intervals, metrics, results
+from shared.evaluation import groups, results
 from shared.run import BASELINES, EXCLUDED, TEST, read_json, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -22,7 +22,6 @@ BASELINE_WORDS = {
     "birads": "the radiologist's BI-RADS assessment of the same images",
     "descriptors": "the radiologist's words for shape, margins, type and distribution",
 }
-GROUPS = ("abnormality_type", "breast_density")
 DONE = {
     "external": "results/external_validation.csv",
     "paired": "results/paired_differences.csv",
@@ -45,20 +44,13 @@ def write_cards(run_dir: Path | str) -> list[Path]:
 
 
 def score_subgroups(run_dir: Path, chosen: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Score the chosen row of the table on all its test images, by type of lesion and by density."""
+    """Score the chosen row of the table on groups of its test images; see `compare_groups`."""
     if chosen is None:
         return []
     predictions = results.load_predictions(run_dir, chosen["model"])
-    test = predictions[predictions.split == TEST].merge(load_manifest(run_dir)[["image_id", *GROUPS]], on="image_id")
-    parts = [("all", "all", test)]
-    parts += [(column, value or "unknown", rows) for column in GROUPS for value, rows in test.groupby(column)]
-    found = []
-    for column, group, part in parts:
-        area = intervals.bootstrap_interval(part.label, part.score, part.patient_id)
-        figures = metrics.summarise(part.label, part.score, threshold=chosen["threshold"])
-        figures |= {"column": column, "group": group, "n_patients": part.patient_id.nunique()}
-        found.append(figures | {"auc_low": area.low, "auc_high": area.high})
-    return found
+    manifest = load_manifest(run_dir)[["image_id", *groups.GROUPS]].drop(columns="side")
+    test = predictions[predictions.split == TEST].merge(manifest, on="image_id")
+    return groups.compare_groups(test, groups.GROUPS, threshold=chosen["threshold"]).to_dict("records")
 
 
 def render(template: Path, facts: Mapping[str, Any], target: Path) -> Path:

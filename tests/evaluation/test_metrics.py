@@ -9,7 +9,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
-from shared.evaluation import comparisons, intervals, metrics
+from shared.evaluation import calibration, comparisons, intervals, metrics
 from shared.run import DataError
 
 
@@ -64,7 +64,7 @@ def test_one_class_gives_nan_without_warning(label):
     p_values = comparisons.delong_test(labels, scores, scores**2), comparisons.permutation_p_value(labels, scores)
     assert np.isnan([interval.value, interval.low, interval.high, *p_values]).all()
     assert intervals.roc_band(labels, scores, range(6), draws=5)[["sensitivity", "low", "high"]].isna().all(axis=None)
-    for refuse in (metrics.choose_threshold, metrics.fit_platt):
+    for refuse in (metrics.choose_threshold, calibration.fit_platt):
         with pytest.raises(DataError, match="one class only"):
             refuse(labels, scores)
 
@@ -123,15 +123,15 @@ def test_platt_equals_scikit_learn(example):
     model.classes_, model.coef_, model.intercept_ = np.array([0, 1]), np.ones((1, 1)), np.zeros(1)
     calibrated = CalibratedClassifierCV(FrozenEstimator(model), method="sigmoid").fit(features, labels)
     expected = calibrated.predict_proba(features)[:, 1]
-    assert metrics.fit_platt(labels, scores).apply(scores) == pytest.approx(expected, abs=1e-4)
+    assert calibration.fit_platt(labels, scores).apply(scores) == pytest.approx(expected, abs=1e-4)
 
 
 def test_platt_bears_saturated_and_separated_scores():
     labels = np.array([0] * 10 + [1] * 10)
-    calibrated = metrics.fit_platt(labels, labels.astype(float)).apply(labels.astype(float))
+    calibrated = calibration.fit_platt(labels, labels.astype(float)).apply(labels.astype(float))
     # Platt's targets (n + 1) / (n + 2) and 1 / (n + 2)
     assert calibrated == pytest.approx(np.where(labels, 11 / 12, 1 / 12), abs=1e-4)
-    constant = metrics.fit_platt(labels, np.full(20, 0.3)).apply([0.3])
+    constant = calibration.fit_platt(labels, np.full(20, 0.3)).apply([0.3])
     assert constant == pytest.approx([0.5], abs=1e-6)
 
 
@@ -146,16 +146,27 @@ def resample(labels, scores, patients, *, draws, seed):
     return np.array(areas)
 
 
+def bca(areas, labels, scores, patients):
+    """Efron & Tibshirani, An introduction to the bootstrap, 1993, equations 14.9 to 14.15."""
+    value = sk.roc_auc_score(labels, scores)
+    left = [sk.roc_auc_score(labels[patients != name], scores[patients != name]) for name in np.unique(patients)]
+    distances = np.mean(left) - left
+    acceleration = (distances**3).sum() / (6 * (distances**2).sum() ** 1.5)
+    bias = stats.norm.ppf(np.mean(areas < value))
+    moved = bias + stats.norm.ppf([0.025, 0.975])
+    return tuple(np.quantile(areas, stats.norm.cdf(bias + moved / (1 - acceleration * moved))))
+
+
 def test_vectorised_bootstrap_equals_resampled_patients(example):
     labels, scores, patients = example
     areas = resample(labels, scores, patients, draws=60, seed=3)
     found = intervals.bootstrap_interval(labels, scores, patients, draws=60, seed=3)
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(areas, [0.025, 0.975])), abs=1e-12)
+    assert (found.low, found.high) == pytest.approx(bca(areas, labels, scores, patients), abs=1e-12)
     assert found.standard_error == pytest.approx(areas.std(ddof=1), abs=1e-12)
     other = np.round(scores + np.random.default_rng(0).normal(0, 0.2, len(labels)), 1)
     deltas = areas - resample(labels, other, patients, draws=60, seed=3)
-    paired = intervals.bootstrap_difference(labels, scores, other, patients, draws=60, seed=3)
-    assert (paired.low, paired.high) == pytest.approx(tuple(np.quantile(deltas, [0.025, 0.975])), abs=1e-12)
+    paired = intervals.bootstrap_interval(labels, scores, patients, minus=other, draws=60, seed=3)
+    assert paired.standard_error == pytest.approx(deltas.std(ddof=1), abs=1e-12)
 
 
 def test_bootstrap_of_means_leaves_out_what_is_unknown():
@@ -248,7 +259,7 @@ def test_delong_agrees_with_the_bootstrap(clustered):
     labels, scores, patients = two_views(generator, patients=350, resemblance=0.7)
     other = special.expit(metrics.logit(scores) + np.repeat(generator.normal(0, 0.8, 350), 2))
     units = patients if clustered else np.arange(700)
-    paired = intervals.bootstrap_difference(labels, scores, other, units, draws=10_000, seed=1)
+    paired = intervals.bootstrap_interval(labels, scores, units, minus=other, draws=10_000, seed=1)
     error = abs(paired.value) / stats.norm.isf(comparisons.delong_test(labels, scores, other, patients=units) / 2)
     assert error == pytest.approx(paired.standard_error, rel=0.05)
     single = intervals.bootstrap_interval(labels, scores, units, draws=10_000, seed=1)
