@@ -51,6 +51,13 @@ def build_parser() -> argparse.ArgumentParser:
     kinds = ("float32", "float16", "int8", "onnx", "openvino")  # pipeline.export.KINDS, whose import takes seconds
     export.add_argument("--kind", nargs="+", default=("float16", "int8"), choices=kinds, help="default: float16 int8")
 
+    referee = commands.add_parser("referee", help="judge anyone's predictions: intervals, paired tests, warnings")
+    referee.add_argument("files", nargs="+", metavar="CSV", help="columns patient_id, label, score, or their synonyms")
+    referee.add_argument("--out", default="referee", metavar="DIR", help="folder to write to (default: referee)")
+    referee.add_argument(
+        "--prevalence", type=float, default=0.005, metavar="P", help="share of class 1 (default: .005)"
+    )
+
     commands.add_parser("doctor", help="check Python, packages, GPU, memory, disk and cached weights")
 
     bench = commands.add_parser("bench", help="measure speed and memory beside what people use today")
@@ -84,6 +91,10 @@ def run_command(options: argparse.Namespace, notebooks_dir: Path | str | None) -
 
         words = {"out": options.out, "threshold": options.threshold, "echo": echo, "progress": progress}
         predict.run(options.model, options.images, **words)
+    elif options.command == "referee":
+        from pipeline import referee
+
+        referee.run(options.files, out=options.out, prevalence=options.prevalence, echo=echo)
     elif options.command == "export":
         from pipeline import export
 

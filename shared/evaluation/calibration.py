@@ -115,8 +115,8 @@ def assess_calibration(held: pd.DataFrame, test: pd.DataFrame, *, seed: int = 0)
     return Calibration(chosen, scores, pd.DataFrame(rows).set_index("calibration"))
 
 
-def describe_calibration(labels: Array, scores: Array, patients: Array, *, seed: int = 0) -> dict[str, object]:
-    """Return intercept and slope with 95 % intervals by patient, Brier score, ECE, and the ECE of a perfect model.
+def describe_calibration(labels: Array, scores: Array, patients: Array, *, seed: int = 0) -> dict[str, Interval]:
+    """Return intercept, slope and Brier score with 95 % intervals by patient, ECE, and the ECE of a perfect model.
 
     Intercept: of a logistic regression of the label on the logit whose slope is held at 1; 0 is right, above 0 the
     scores are too low. Slope: 1 is right, below 1 the scores are too extreme (Cox 1958; Van Calster et al., J Clin
@@ -133,8 +133,10 @@ def describe_calibration(labels: Array, scores: Array, patients: Array, *, seed:
             line = wald(fit.slope, labels, fit.apply(scores), np.column_stack([ones, logits]), codes)
     drawn = np.random.default_rng(seed).random((200, len(scores))) < scores
     perfect = np.mean([expected_calibration_error(row, scores) for row in drawn.astype(int)])
-    brier, error = float(np.mean((labels - scores) ** 2)), expected_calibration_error(labels, scores)
-    return {"intercept": level, "slope": line, "Brier": brier, "ECE": error, "ECE of a perfect model": float(perfect)}
+    (brier,) = bootstrap_means(((labels - scores) ** 2)[:, None], patients, draws=1000, seed=seed)
+    errors = (expected_calibration_error(labels, scores), float(perfect))
+    found = {"calibration intercept": level, "calibration slope": line, "Brier": brier}
+    return found | dict(zip(("ECE", "ECE of a perfect model"), (Interval(e, nan, nan) for e in errors), strict=True))
 
 
 def wald(value: float, labels: np.ndarray, fitted: np.ndarray, design: np.ndarray, codes: np.ndarray) -> Interval:

@@ -12,9 +12,7 @@ import pandas as pd
 from shared.evaluation.intervals import CELLS, Interval, draw_patients, make_interval
 from shared.evaluation.metrics import check_scores, weighted_thresholds
 
-YOUDEN, READER = "Youden", "reader"
-AT_SENSITIVITY, AT_SPECIFICITY = "at the reader's sensitivity", "at the reader's specificity"
-RULES = {YOUDEN: ("youden", 0), AT_SENSITIVITY: ("sensitivity", 0), AT_SPECIFICITY: ("specificity", 1)}
+YOUDEN, READER, FIXED = "Youden", "reader", "fixed"
 
 
 @dataclass(frozen=True)
@@ -56,38 +54,49 @@ class OperatingPoint:
 
 
 def operating_points(
-    validation: pd.DataFrame, test: pd.DataFrame, *, draws: int = 1000, seed: int = 0
+    validation: pd.DataFrame | None, test: pd.DataFrame, *, threshold: float = 0.5, draws: int = 1000, seed: int = 0
 ) -> dict[str, OperatingPoint]:
     """Choose thresholds on validation and read sensitivity and specificity on test.
 
     Args:
         validation, test: columns patient_id, label, score, and `called` (0/1) where a reader called the same images.
+        threshold: taken as it is where `validation` is None.
     Returns:
-        by name: "Youden", and with a reader "reader" and the model at the reader's sensitivity and at the reader's
-        specificity, both as they are on validation.
+        by name: "Youden" ("fixed" without validation), and with a reader "reader" and the model at the reader's
+        sensitivity and at the reader's specificity, both as they are on validation.
     """
-    frames = (validation, test)
-    (held, scores), (labels, tested) = (check_scores(part.label, part.score) for part in frames)
-    rules = RULES if "called" in test else {YOUDEN: RULES[YOUDEN]}
-    sizes, chunk = [len(part) for part in frames], max(1, CELLS // max(len(validation), len(test)))
-    drawn = (
-        draw_patients(part.patient_id, size, draws, (seed, place), chunk=chunk)
-        for place, (part, size) in enumerate(zip(frames, sizes, strict=True))
-    )
-    first = tuple(np.ones((1, size)) for size in sizes)
-    thresholds: dict[str, list[np.ndarray]] = {name: [] for name in rules}
-    rates: dict[str, list[np.ndarray]] = {name: [] for name in (*rules, READER)}
-    for old, new in (first, *zip(*drawn, strict=True)):
-        reader = rate(held, validation["called"], old) if len(rules) > 1 else np.zeros((len(old), 2))
-        for name, (rule, column) in rules.items():
-            cuts = weighted_thresholds(held, scores, old, rule, reader[:, column])
-            thresholds[name].append(cuts)
-            known = np.where(np.isnan(cuts), np.nan, 1.0)[:, None]
-            rates[name].append(known * rate(labels, tested >= cuts[:, None], new))
-        if len(rules) > 1:
-            rates[READER].append(rate(labels, test["called"], new))
-    found = {name: OperatingPoint(float(cuts[0][0]), np.concatenate(rates[name])) for name, cuts in thresholds.items()}
-    return found | ({READER: OperatingPoint(np.nan, np.concatenate(rates[READER]))} if len(rules) > 1 else {})
+    frames = [frame for frame in (validation, test) if frame is not None]
+    chunk = max(1, CELLS // max(map(len, frames)))
+    drawn = [
+        draw_patients(frame.patient_id, len(frame), draws, (seed, place), chunk=chunk)
+        for place, frame in enumerate(frames)
+    ]
+    parts = []
+    for weights in ([np.ones((1, len(frame))) for frame in frames], *zip(*drawn, strict=True)):
+        labels, scores = check_scores(test.label, test.score)
+        cuts = {FIXED: np.full(len(weights[-1]), threshold)} if validation is None else choose(validation, weights[0])
+        part = {
+            name: np.column_stack([cut, rate(labels, scores >= cut[:, None], weights[-1])])
+            for name, cut in cuts.items()
+        }
+        if "called" in test:
+            calls = rate(labels, test["called"], weights[-1])
+            part[READER] = np.column_stack([np.full(len(calls), np.nan), calls])
+        parts.append(part)
+    every = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return {name: OperatingPoint(float(points[0, 0]), points[:, 1:]) for name, points in every.items()}
+
+
+def choose(validation: pd.DataFrame, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the threshold of each rule in each weighted sample of validation, weights (D, N): {name: float (D,)}."""
+    labels, scores = check_scores(validation.label, validation.score)
+    found = {YOUDEN: weighted_thresholds(labels, scores, weights, "youden", np.zeros(len(weights)))}
+    if "called" in validation:
+        reader = rate(labels, validation["called"], weights)
+        for column, rule in enumerate(("sensitivity", "specificity")):
+            cuts = weighted_thresholds(labels, scores, weights, rule, reader[:, column])
+            found[f"at the reader's {rule}"] = cuts
+    return found
 
 
 def rate(labels: np.ndarray, called: np.ndarray | pd.Series, weights: np.ndarray) -> np.ndarray:
