@@ -59,7 +59,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     commands.add_parser("doctor", help="check Python, packages, GPU, memory, disk and cached weights")
-
     bench = commands.add_parser("bench", help="measure speed and memory beside what people use today")
     bench.add_argument("--only", nargs="+", default=(), metavar="NAME", help="some of the rows, e.g. mammogram epoch")
     bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")

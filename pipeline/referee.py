@@ -52,8 +52,10 @@ def read_models(path: Path, notes: list[str]) -> dict[str, pd.DataFrame]:
     """Read one file, {model: its rows}: columns by the names of `SYNONYMS`, noted, and labels 0 and 1."""
     try:
         raw = pd.read_csv(path, dtype=str, keep_default_na=False, sep=None, engine="python")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as CSV ({str(error)[:80]})") from None
+    except (pd.errors.ParserError, OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: cannot be read as CSV ({getattr(error, 'strerror', None) or str(error)[:80]})"
+        ) from None
     there = {str(column).strip().lower().replace(" ", "_"): column for column in raw}
     words = {name: [name, *others.split()] for name, others in SYNONYMS.items()}
     taken = {name: there[word] for name in words for word in words[name][::-1] if word in there}
@@ -62,7 +64,10 @@ def read_models(path: Path, notes: list[str]) -> dict[str, pd.DataFrame]:
             raise DataError(f"{path}: no column {' or '.join(words[name])}; it has {', '.join(map(str, raw))[:200]}")
     notes.append(f"{path.name}: {len(raw)} rows; " + ", ".join(f"{name} = {taken[name]}" for name in taken))
     rows = pd.DataFrame({name: raw[column].fillna("").str.strip() for name, column in taken.items()})
-    numbers = {"label": rows.label.str.lower().map(WORDS), "score": pd.to_numeric(rows.score, errors="coerce")}
+    numbers = {
+        "label": rows.label.str.lower().map(WORDS).astype(float),
+        "score": pd.to_numeric(rows.score, errors="coerce"),
+    }
     for name, bad in {"patient_id": rows.patient_id == "", **{n: ~np.isfinite(v) for n, v in numbers.items()}}.items():
         if bad.any():
             row = int(np.flatnonzero(bad)[0])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
 
 from shared.data import load_manifest
 from shared.evaluation import groups, results
@@ -87,11 +88,12 @@ def collect_facts(run_dir: Path | str) -> dict[str, Any]:
     run, audit = facts["run"], facts["audit"]
     table = results.load_table(run_dir)
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    exclusions, chosen = audit.get("exclusions", {}), None
+    exclusions, chosen, eligible = audit.get("exclusions", {}), None, []
     if (run_dir / "data/manifest.csv").exists():
         manifest = load_manifest(run_dir)
         exclusions = exclusions or manifest.exclusion_reason[manifest.split == EXCLUDED].value_counts().to_dict()
-        chosen = results.choose_image_model(results.load_results(run_dir))
+        found = results.load_results(run_dir)
+        chosen, eligible = results.choose_image_model(found), results.image_models(found)
     fixed = ("split", "images", "patients", "prevalence")  # the two other columns are named after the classes
     name = run.get("dataset", {}).get("name") or (rows[0]["dataset"] if rows else audit.get("dataset", "unknown"))
     facts |= {
@@ -105,11 +107,20 @@ def collect_facts(run_dir: Path | str) -> dict[str, Any]:
         "exclusions": exclusions,
         "baselines": [row | {"words": BASELINE_WORDS[row["model"]]} for row in rows if row["model"] in BASELINES],
         "models": [row for row in rows if row["model"] not in BASELINES],
+        "eligible": len(eligible),
+        "training": read_training(run_dir / f"results/training_logs/{chosen}.csv"),
         "chosen": next((row for row in rows if row["model"] == chosen), None),
         "has_external": (run_dir / DONE["external"]).exists(),
     }
     question, answer, limits = (fill(TEMPLATES / f"{name}.txt", facts) for name in ("question", "answer", "limits"))
     return facts | {"question": question.strip(), "answer": answer.split("\n")[:-1], "limits": limits.split("\n")[:-1]}
+
+
+def read_training(log: Path) -> dict[str, Any]:
+    """Return epochs and highest learning rate of a training log, as far as it holds them."""
+    frame = pd.read_csv(log) if log.exists() else pd.DataFrame()
+    rate = frame["learning_rate"].max() if "learning_rate" in frame else UNANSWERED
+    return {"epochs": len(frame), "learning_rate": rate}
 
 
 def short(value: float | None, digits: int = 2) -> str:

@@ -9,7 +9,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
-from shared.evaluation import calibration, comparisons, intervals, metrics
+from shared.evaluation import calibration, comparisons, groups, intervals, metrics, operating_points
 from shared.run import DataError
 
 
@@ -306,7 +306,16 @@ def test_paired_differences_table(example):
     generator = np.random.default_rng(0)
     models = {"good": scores, "noise": generator.uniform(size=len(labels)), "same": scores**3}
     table = comparisons.paired_differences(labels, models, patients, pairs=[("good", "noise"), ("good", "same")])
-    assert table.columns.tolist() == ["model_a", "model_b", "delta_auc", "low", "high", "p_delong", "p_holm"]
+    assert table.columns.tolist() == [
+        "model_a",
+        "model_b",
+        "delta_auc",
+        "low",
+        "high",
+        "p_delong",
+        "p_holm",
+        "detectable",
+    ]
     assert table.delta_auc[0] == pytest.approx(metrics.auc(labels, scores) - metrics.auc(labels, models["noise"]))
     assert table.low[0] > 0
     assert table.p_holm[0] == pytest.approx(2 * table.p_delong[0])
@@ -314,8 +323,13 @@ def test_paired_differences_table(example):
     worse = comparisons.paired_differences(labels, models, patients, pairs=[("noise", "good")])
     unknown = table[:1].assign(p_delong=np.nan, p_holm=np.nan)
     words = comparisons.describe_differences(pd.concat([table, worse, unknown]))
-    assert words.verdict.tolist() == ["better", "no difference shown", "worse", "no test possible"]
+    not_shown = f"no difference shown; 80 % power from {table.detectable[1]:.3f}"
+    assert words.verdict.tolist() == ["better", not_shown, "worse", "no test possible"]
     assert words["p, Holm"].tolist() == ["< 0.001", "1.000", "< 0.001", ""]
+    some = comparisons.paired_differences(labels, models, patients, pairs=[("good", "noise"), ("good", "same")],
+                                          primary=[("good", "noise")])  # fmt: skip
+    assert some.p_holm[0] == some.p_delong[0]
+    assert comparisons.describe_differences(some)[["p, Holm", "verdict"]].iloc[1].tolist() == ["", "descriptive"]
     assert words["AUC difference"].iloc[1] == "+0.000 [+0.000, +0.000]"
 
 
@@ -370,3 +384,77 @@ def test_a_lesion_averages_its_views_and_a_case_takes_its_highest_lesion_and_its
         "label": [1, 0],
         "score": [0.5, 0.2],
     }
+
+
+def frame(labels, scores, patients, **more):
+    return pd.DataFrame({"patient_id": patients, "label": labels, "score": scores, **more})
+
+
+def test_operating_points_follow_the_reader_of_validation_and_are_paired():
+    held = frame(*two_views(np.random.default_rng(0)))
+    test = frame(*two_views(np.random.default_rng(1)))
+    readers = [part.assign(called=(part.label + np.arange(240) % 3 > 1).astype(int)) for part in (held, test)]
+    points = operating_points.operating_points(*readers, draws=300)
+    assert list(points) == ["Youden", "at the reader's sensitivity", "at the reader's specificity", "reader"]
+    target = readers[0].called[held.label == 1].mean()
+    threshold = metrics.choose_threshold(held.label, held.score, rule="sensitivity", target=target)
+    found = metrics.summarise(test.label, test.score, threshold=threshold)
+    point = points["at the reader's sensitivity"]
+    values = (point.threshold, point.sensitivity.value, point.specificity.value)
+    assert values == pytest.approx((threshold, found["sensitivity"], found["specificity"]))
+    assert points["reader"].sensitivity.value == readers[1].called[test.label == 1].mean()
+    gap = point.minus(points["reader"]).sensitivity
+    assert gap.value == pytest.approx(point.sensitivity.value - points["reader"].sensitivity.value)
+    fixed = operating_points.operating_points(None, test, threshold=threshold, draws=300)["fixed"]
+    assert fixed.sensitivity.value == point.sensitivity.value
+    width, alone = (at.sensitivity.high - at.sensitivity.low for at in (point, fixed))
+    assert width > alone  # the threshold's own uncertainty
+
+
+def test_predictive_values_are_those_of_bayes_rule():
+    point = operating_points.OperatingPoint(0.5, np.array([[0.8, 0.9], [0.7, 0.8], [0.9, 0.95]]))
+    found = point.at_prevalence(0.1)
+    assert found["PPV"].value == pytest.approx(0.08 / (0.08 + 0.09))
+    assert found["NPV"].value == pytest.approx(0.81 / (0.81 + 0.02))
+    assert found["recalls per 1,000"].value == pytest.approx(170)
+    assert found["cancers found per 1,000"].value + found["cancers missed per 1,000"].value == pytest.approx(100)
+
+
+def test_calibration_of_shifted_and_of_right_scores():
+    generator = np.random.default_rng(2)
+    patients = np.repeat(np.arange(1500), 2)
+    logits = generator.normal(0, 1.5, 1500)[patients]
+    labels = (generator.random(3000) < special.expit(logits)).astype(int)
+    right = calibration.describe_calibration(labels, special.expit(logits), patients)
+    assert right["calibration intercept"].low < 0 < right["calibration intercept"].high
+    assert right["calibration slope"].low < 1 < right["calibration slope"].high
+    assert right["ECE"].value == pytest.approx(right["ECE of a perfect model"].value, abs=0.02)
+    halves = [frame(labels[i::2], special.expit(2 * logits[i::2] + 1), patients[i::2]) for i in (0, 1)]
+    found = calibration.assess_calibration(*halves)
+    assert found.chosen == "Platt"
+    assert found.table["calibration slope"]["as it is"].value == pytest.approx(0.5, abs=0.06)
+    assert found.table["calibration slope"]["Platt"].value == pytest.approx(1, abs=0.12)
+    shifted = frame(labels[:600], special.expit(logits[:600] + 1), patients[:600])
+    assert calibration.choose_calibration(shifted) == "intercept"
+    assert calibration.fit_intercept(shifted.label, shifted.score).intercept == pytest.approx(-1, abs=0.3)
+    assert calibration.choose_calibration(shifted.assign(score=special.expit(logits[:600]))) == "as it is"
+
+
+def test_trainings_are_drawn_too(example):
+    labels, scores, patients = example
+    other = np.random.default_rng(3).random(len(labels))
+    both = intervals.bootstrap_interval(labels, np.stack([scores, other]), patients, draws=500)
+    areas = [metrics.auc(labels, row) for row in (scores, other)]
+    assert both.value == pytest.approx(np.mean(areas))
+    assert both.low < min(areas) + 0.05 < max(areas) - 0.05 < both.high  # either training may be drawn twice
+
+
+def test_groups_stand_against_the_others():
+    labels, scores, patients = two_views(np.random.default_rng(7))
+    rows = frame(labels, scores, patients, kind=np.where(patients < 30, "few", "many"), one="", pure=labels.astype(str))
+    found = groups.compare_groups(rows, ["kind", "one", "pure", "absent"], threshold=0.5, draws=200).set_index("group")
+    assert found.index.tolist() == ["all", "few", "many"]  # a group of one class has no AUC
+    assert found.descriptive.tolist() == [False, True, False]
+    assert found.difference["few"] == pytest.approx(found.auc["few"] - found.auc["many"])
+    assert found.difference_low["few"] == pytest.approx(-found.difference_high["many"], abs=0.05)
+    assert np.isnan(found.difference["all"])
