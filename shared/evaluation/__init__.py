@@ -11,7 +11,7 @@ from shared.evaluation.external import validate_externally
 from shared.evaluation.groups import compare_groups
 from shared.evaluation.intervals import Interval, bootstrap_interval, bootstrap_means, roc_band
 from shared.evaluation.metrics import auc, choose_threshold, summarise
-from shared.evaluation.operating_points import OperatingPoint, operating_points
+from shared.evaluation.points import OperatingPoint, operating_points
 from shared.evaluation.results import choose_image_model, load_predictions, load_results, load_table, renew_table
 from shared.evaluation.scoring import evaluate, score_baselines, show_results
 

@@ -129,7 +129,7 @@ def describe_calibration(labels: Array, scores: Array, patients: Array, *, seed:
     if has_both(labels):
         shift, fit, ones = fit_intercept(labels, scores), fit_platt(labels, scores, smooth=False), np.ones(len(labels))
         level = wald(shift.intercept, labels, shift.apply(scores), ones[:, None], codes)
-        if logits.std() > 0:
+        if np.ptp(logits) > 1e-9:
             line = wald(fit.slope, labels, fit.apply(scores), np.column_stack([ones, logits]), codes)
     drawn = np.random.default_rng(seed).random((200, len(scores))) < scores
     perfect = np.mean([expected_calibration_error(row, scores) for row in drawn.astype(int)])

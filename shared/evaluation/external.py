@@ -10,7 +10,7 @@ import pandas as pd
 
 from shared import data
 from shared.evaluation import intervals, metrics
-from shared.evaluation.operating_points import YOUDEN, operating_points
+from shared.evaluation.points import YOUDEN, operating_points
 from shared.evaluation.results import load_predictions
 from shared.run import EXCLUDED, PREDICTION_COLUMNS, TEST, VALIDATION, DataError, Settings, write_csv
 

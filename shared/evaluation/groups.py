@@ -30,7 +30,7 @@ def compare_groups(
         a class: too few for an interval to mean what it says).
     """
     labels, scores = rows.label.to_numpy(), rows.score.to_numpy()
-    groups = [("all", "all", np.ones(len(rows), bool), np.zeros(len(rows), bool))]
+    groups = [("all", "images", np.ones(len(rows), bool), np.zeros(len(rows), bool))]
     for column in (column for column in by if column in rows and rows[column].nunique() > 1):
         known = (rows[column] != "").to_numpy()
         groups += [

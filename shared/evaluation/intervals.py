@@ -35,7 +35,9 @@ class Interval:
     standard_error: float = nan
 
     def __str__(self) -> str:
-        return f"{self.value:.3f}" + (f" [{self.low:.3f}, {self.high:.3f}]" if np.isfinite(self.low) else "")
+        return f"{self.value:.3f}".replace("nan", "–") + (
+            f" [{self.low:.3f}, {self.high:.3f}]" if np.isfinite(self.low) else ""
+        )
 
     @property
     def excludes_zero(self) -> bool:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from shared.data import Prepared, make_logistic, split_key
 from shared.evaluation import calibration, intervals, metrics, results
-from shared.evaluation.operating_points import YOUDEN, operating_points
+from shared.evaluation.points import YOUDEN, operating_points
 from shared.run import TEST, TRAIN, VALIDATION, write_json
 
 WORDS = {"birads": ("birads",), "descriptors": ("shape", "margins", "calc_type", "calc_distribution")}

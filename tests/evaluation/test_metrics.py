@@ -9,7 +9,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
-from shared.evaluation import calibration, comparisons, groups, intervals, metrics, operating_points
+from shared.evaluation import calibration, comparisons, groups, intervals, metrics, points
 from shared.run import DataError
 
 
@@ -394,25 +394,25 @@ def test_operating_points_follow_the_reader_of_validation_and_are_paired():
     held = frame(*two_views(np.random.default_rng(0)))
     test = frame(*two_views(np.random.default_rng(1)))
     readers = [part.assign(called=(part.label + np.arange(240) % 3 > 1).astype(int)) for part in (held, test)]
-    points = operating_points.operating_points(*readers, draws=300)
-    assert list(points) == ["Youden", "at the reader's sensitivity", "at the reader's specificity", "reader"]
+    found = points.operating_points(*readers, draws=300)
+    assert list(found) == ["Youden", "at the reader's sensitivity", "at the reader's specificity", "reader"]
     target = readers[0].called[held.label == 1].mean()
     threshold = metrics.choose_threshold(held.label, held.score, rule="sensitivity", target=target)
-    found = metrics.summarise(test.label, test.score, threshold=threshold)
-    point = points["at the reader's sensitivity"]
+    figures = metrics.summarise(test.label, test.score, threshold=threshold)
+    point = found["at the reader's sensitivity"]
     values = (point.threshold, point.sensitivity.value, point.specificity.value)
-    assert values == pytest.approx((threshold, found["sensitivity"], found["specificity"]))
-    assert points["reader"].sensitivity.value == readers[1].called[test.label == 1].mean()
-    gap = point.minus(points["reader"]).sensitivity
-    assert gap.value == pytest.approx(point.sensitivity.value - points["reader"].sensitivity.value)
-    fixed = operating_points.operating_points(None, test, threshold=threshold, draws=300)["fixed"]
+    assert values == pytest.approx((threshold, figures["sensitivity"], figures["specificity"]))
+    assert found["reader"].sensitivity.value == readers[1].called[test.label == 1].mean()
+    gap = point.minus(found["reader"]).sensitivity
+    assert gap.value == pytest.approx(point.sensitivity.value - found["reader"].sensitivity.value)
+    fixed = points.operating_points(None, test, threshold=threshold, draws=300)["fixed"]
     assert fixed.sensitivity.value == point.sensitivity.value
     width, alone = (at.sensitivity.high - at.sensitivity.low for at in (point, fixed))
     assert width > alone  # the threshold's own uncertainty
 
 
 def test_predictive_values_are_those_of_bayes_rule():
-    point = operating_points.OperatingPoint(0.5, np.array([[0.8, 0.9], [0.7, 0.8], [0.9, 0.95]]))
+    point = points.OperatingPoint(0.5, np.array([[0.8, 0.9], [0.7, 0.8], [0.9, 0.95]]))
     found = point.at_prevalence(0.1)
     assert found["PPV"].value == pytest.approx(0.08 / (0.08 + 0.09))
     assert found["NPV"].value == pytest.approx(0.81 / (0.81 + 0.02))
@@ -453,8 +453,8 @@ def test_groups_stand_against_the_others():
     labels, scores, patients = two_views(np.random.default_rng(7))
     rows = frame(labels, scores, patients, kind=np.where(patients < 30, "few", "many"), one="", pure=labels.astype(str))
     found = groups.compare_groups(rows, ["kind", "one", "pure", "absent"], threshold=0.5, draws=200).set_index("group")
-    assert found.index.tolist() == ["all", "few", "many"]  # a group of one class has no AUC
+    assert found.index.tolist() == ["images", "few", "many"]  # a group of one class has no AUC
     assert found.descriptive.tolist() == [False, True, False]
     assert found.difference["few"] == pytest.approx(found.auc["few"] - found.auc["many"])
     assert found.difference_low["few"] == pytest.approx(-found.difference_high["many"], abs=0.05)
-    assert np.isnan(found.difference["all"])
+    assert np.isnan(found.difference["images"])
