@@ -51,7 +51,7 @@ def score_subgroups(run_dir: Path, chosen: Mapping[str, Any] | None) -> list[dic
     predictions = results.load_predictions(run_dir, chosen["model"])
     manifest = load_manifest(run_dir)[["image_id", *groups.GROUPS]].drop(columns="side")
     test = predictions[predictions.split == TEST].merge(manifest, on="image_id")
-    return groups.compare_groups(test, groups.GROUPS, threshold=chosen["threshold"]).to_dict("records")
+    return groups.compare_groups(test, groups.GROUPS, threshold=chosen["threshold"], draws=500).to_dict("records")
 
 
 def render(template: Path, facts: Mapping[str, Any], target: Path) -> Path:
