@@ -3,7 +3,7 @@
 No TensorFlow: `validate_externally` imports `shared.models` when it is called.
 """
 
-from shared.evaluation.calibration import Calibration, assess_calibration
+from shared.evaluation.calibration import assess_calibration
 from shared.evaluation.cards import collect_facts, write_cards
 from shared.evaluation.comparisons import describe_differences, paired_differences, permutation_p_value
 from shared.evaluation.cross_validation import OutOfFold, cross_validate_heads, parallel
@@ -16,7 +16,7 @@ from shared.evaluation.results import choose_image_model, load_predictions, load
 from shared.evaluation.scoring import evaluate, score_baselines, show_results
 
 __all__ = [
-    "Calibration", "Interval", "OperatingPoint", "OutOfFold", "assess_calibration", "auc", "bootstrap_interval",
+    "Interval", "OperatingPoint", "OutOfFold", "assess_calibration", "auc", "bootstrap_interval",
     "bootstrap_means", "choose_image_model", "choose_threshold", "collect_facts", "compare_groups",
     "cross_validate_heads", "describe_differences", "evaluate", "load_predictions", "load_results", "load_table",
     "operating_points", "paired_differences", "parallel", "permutation_p_value", "renew_table", "roc_band",

@@ -15,7 +15,7 @@ from shared.evaluation.intervals import TAILS, Interval, bootstrap_means, number
 from shared.evaluation.metrics import check_scores, expected_calibration_error, has_both, logit
 from shared.run import DataError
 
-AS_IS, INTERCEPT, PLATT = "as it is", "intercept", "Platt"
+AS_IS = "as it is"
 PARTS = 5  # of the held-out patients, to choose between the three
 
 
@@ -64,21 +64,10 @@ def fit_intercept(labels: Array, scores: Array) -> Platt:
     return Platt(intercept=optimize.brentq(lambda shift: special.expit(logits + shift).mean() - share, -40, 40))
 
 
-METHODS: dict[str, Callable[..., Platt]] = {
-    AS_IS: lambda labels, scores: Platt(), INTERCEPT: fit_intercept, PLATT: fit_platt,
-}  # fmt: skip
+METHODS: dict[str, Callable[..., Platt]] = {AS_IS: lambda *_: Platt(), "intercept": fit_intercept, "Platt": fit_platt}
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """What `assess_calibration` finds."""
-
-    chosen: str  # "as it is", "intercept" or "Platt", by `choose_calibration`
-    scores: dict[str, np.ndarray]  # of test, (N,), under each of the three
-    table: pd.DataFrame  # one row each: chosen, and what `describe_calibration` returns
-
-
-def choose_calibration(held: pd.DataFrame, methods: Iterable[str] = (AS_IS, INTERCEPT), *, seed: int = 0) -> str:
+def choose_calibration(held: pd.DataFrame, methods: Iterable[str] = (AS_IS, "intercept"), *, seed: int = 0) -> str:
     """Choose a calibration by its cross-validated log loss on held-out scores, folds by patient.
 
     A method is taken only where the interval of its gain over scores as they are lies above zero: few patients fit a
@@ -98,21 +87,23 @@ def choose_calibration(held: pd.DataFrame, methods: Iterable[str] = (AS_IS, INTE
     return max(gains, key=lambda name: gains[name], default=AS_IS)
 
 
-def assess_calibration(held: pd.DataFrame, test: pd.DataFrame, *, seed: int = 0) -> Calibration:
-    """Fit three calibrations on held-out scores, choose one there by cross-validation, and judge all on test.
+def assess_calibration(
+    held: pd.DataFrame, test: pd.DataFrame, *, seed: int = 0
+) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
+    """Fit three calibrations on held-out scores, choose one there, and judge all of them on test.
 
     Args:
         held, test: columns patient_id, label, score (probabilities); `held` are scores of images not learned from.
+    Returns:
+        the test scores under each, by name, "chosen" for that of `choose_calibration`; and a table, one row each:
+        chosen, and what `describe_calibration` returns.
     """
     chosen = choose_calibration(held, METHODS, seed=seed)
-    fits = {name: fit(held.label, held.score) for name, fit in METHODS.items()}
-    scores = {name: fit.apply(test.score) for name, fit in fits.items()}
-    rows = [
-        {"calibration": name, "chosen": name == chosen}
-        | describe_calibration(test.label, scores[name], test.patient_id, seed=seed)
-        for name in METHODS
-    ]
-    return Calibration(chosen, scores, pd.DataFrame(rows).set_index("calibration"))
+    scores = {name: fit(held.label, held.score).apply(test.score) for name, fit in METHODS.items()}
+    found = {name: describe_calibration(test.label, part, test.patient_id, seed=seed) for name, part in scores.items()}
+    table = pd.DataFrame(found.values(), index=pd.Index(found, name="calibration"))
+    table.insert(0, "chosen", table.index == chosen)
+    return scores | {"chosen": scores[chosen]}, table
 
 
 def describe_calibration(labels: Array, scores: Array, patients: Array, *, seed: int = 0) -> dict[str, Interval]:
