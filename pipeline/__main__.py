@@ -51,13 +51,23 @@ def build_parser() -> argparse.ArgumentParser:
     kinds = ("float32", "float16", "int8", "onnx", "openvino")  # pipeline.export.KINDS, whose import takes seconds
     export.add_argument("--kind", nargs="+", default=("float16", "int8"), choices=kinds, help="default: float16 int8")
 
+    add_referee(commands)
     commands.add_parser("doctor", help="check Python, packages, GPU, memory, disk and cached weights")
-
     bench = commands.add_parser("bench", help="measure speed and memory beside what people use today")
     bench.add_argument("--only", nargs="+", default=(), metavar="NAME", help="some of the rows, e.g. mammogram epoch")
     bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
     bench.add_argument("--out", metavar="FILE", help="JSON (default: runs/benchmark.json; none with --quick)")
     return parser
+
+
+def add_referee(commands: Any) -> None:
+    """Add the command that judges prediction files."""
+    referee = commands.add_parser("referee", help="judge anyone's predictions: intervals, paired tests, warnings")
+    referee.add_argument("files", nargs="+", metavar="CSV", help="columns patient_id, label, score, or their synonyms")
+    referee.add_argument("--out", default="referee", metavar="DIR", help="folder to write to (default: referee)")
+    referee.add_argument(
+        "--prevalence", type=float, default=0.005, metavar="P", help="share of class 1 (default: .005)"
+    )
 
 
 def run_command(options: argparse.Namespace, notebooks_dir: Path | str | None) -> int:
@@ -84,6 +94,10 @@ def run_command(options: argparse.Namespace, notebooks_dir: Path | str | None) -
 
         words = {"out": options.out, "threshold": options.threshold, "echo": echo, "progress": progress}
         predict.run(options.model, options.images, **words)
+    elif options.command == "referee":
+        from pipeline import referee
+
+        referee.run(options.files, out=options.out, prevalence=options.prevalence, echo=echo)
     elif options.command == "export":
         from pipeline import export
 

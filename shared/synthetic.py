@@ -96,7 +96,7 @@ def read_sources(dataset: data.Dataset) -> tuple[Sources, list[str]]:
         groups=rows.patient_id.to_numpy(str),
         names=rows.image_id.to_numpy(str),
         suffixes=np.array([PurePosixPath(path).suffix for path in rows.image_path]),
-        lesions=(rows.lesion if "lesion" in rows else rows.pathology).to_numpy(str),
+        lesions=rows.get("drawn_class", rows.pathology).to_numpy(str),
     )
     return sources, problems
 

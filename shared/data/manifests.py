@@ -30,6 +30,6 @@ def load_manifest(run_dir: Path) -> pd.DataFrame:
 
 
 def split_key(manifest: pd.DataFrame) -> str:
-    """Return a short hash of images, labels and splits: scores with different keys must not be compared."""
-    text = manifest[["image_id", "label", "split"]].to_csv(index=False, lineterminator="\n")
+    """Return a short hash of images, lesions, labels and splits: scores with different keys must not be compared."""
+    text = manifest.reindex(columns=["image_id", "lesion", "label", "split"]).to_csv(index=False, lineterminator="\n")
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -33,7 +33,7 @@ def load_predictions(run_dir: Path, model: str) -> pd.DataFrame:
     path = run_dir / f"results/predictions/{model}.csv"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: run the notebook that trains {model!r} first")
-    words = dict.fromkeys(("image_id", "patient_id", "side", "split"), str)
+    words = dict.fromkeys(("image_id", "patient_id", "side", "lesion", "split"), str)
     frame = pd.read_csv(path, dtype=words, keep_default_na=False)
     missing = [column for column in PREDICTION_COLUMNS if column not in frame]
     if missing:
@@ -67,9 +67,10 @@ def load_table(run_dir: Path) -> pd.DataFrame:
 
 
 def choose_image_model(results: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Return the image model with the highest validation AUC, or None where there is none.
+    """Return the image model with the highest validation AUC, or None where there is none."""
+    return max(image_models(results), key=lambda name: results[name]["val_auc"], default=None)
 
-    Baselines, and models that were given more than the image (`inputs` in their metrics), do not count.
-    """
-    images = [name for name in results if name not in BASELINES and set(results[name].get("inputs", ())) <= {"image"}]
-    return max(images, key=lambda name: results[name]["val_auc"], default=None)
+
+def image_models(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the models that read images alone: no baselines, none given more (`inputs` in their metrics)."""
+    return [name for name in results if name not in BASELINES and set(results[name].get("inputs", ())) <= {"image"}]

@@ -122,6 +122,7 @@ def patient_from_name(name: str) -> str:
 
 
 def side_and_view(name: str) -> dict[str, str]:
-    """Find {side: LEFT or RIGHT, view: CC or MLO} in a file's name; "" where it is silent."""
-    match = re.search(r"(LEFT|RIGHT)[_.]?(CC|MLO)?", name, re.IGNORECASE)
-    return {"side": match[1].upper() if match else "", "view": (match[2] or "").upper() if match else ""}
+    """Find {side: LEFT or RIGHT, view: CC or MLO, lesion: its number} in a file's name; "" where it is silent."""
+    match = re.search(r"(LEFT|RIGHT)(?:[_.]?(CC|MLO)(?:_(\d+))?)?", name, re.IGNORECASE)
+    side, view, lesion = (word or "" for word in match.groups()) if match else ("", "", "")
+    return {"side": side.upper(), "view": view.upper(), "lesion": lesion}

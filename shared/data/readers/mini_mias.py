@@ -124,6 +124,7 @@ def list_rows(info: pd.DataFrame, files: dict[str, str], task: str, input: str) 
         "image_id": info.name + np.where(several, "_" + position.astype(str), ""),
         "patient_id": [f"mias_{first:03d}_{first + 1:03d}" for first in odd],
         "side": np.where(number % 2, "LEFT", "RIGHT"), "view": "MLO",
+        "lesion": np.where(several, position.astype(str), ""),
         "abnormality_type": kind, "pathology": pathology,
         "label": (~normal if task == "abnormal" else pathology == "MALIGNANT").astype(int),
         "image_path": file + place if input == "crop" else file, "mask_path": masks, "breast_density": info.tissue,
