@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from shared import data, evaluation
-from shared.run import EXCLUDED, DataError, Settings
+from shared.run import EXCLUDED, DataError, Settings, claim_run_dir
 
 LAYOUT = "png-npz"
 RUNGS = {
@@ -56,6 +56,7 @@ def load_pair(settings: Settings) -> data.Dataset:
     """
     if settings.dataset == LAYOUT and settings.data_dir is not None:
         return data.load_layout(LAYOUT, settings.data_dir, task="original")
+    claim_run_dir(settings.run_dir)
     folder = data.provide_demo(settings.run_dir / "data/demo-png-npz", layout=LAYOUT, patients=80)
     return data.load_layout(LAYOUT, folder, task="original")
 
