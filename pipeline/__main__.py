@@ -24,9 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--data-dir", metavar="DIR", help="the folder that holds it")
     run.add_argument("--profile", choices=("demo", "full"), help="default: demo for the demo data, else full")
     run.add_argument("--run-dir", metavar="DIR", help="where everything goes (default: runs/<dataset> in the project)")
-    run.add_argument(
-        "--weights", metavar="W", help="imagenet, demo, none, a Keras weights file, or backbone=file,..."
-    )
+    run.add_argument("--weights", metavar="W", help="imagenet, demo, none, a Keras weights file, or backbone=file,...")
     run.add_argument("--only", nargs="+", default=(), metavar="NN", help="only these notebooks, e.g. --only 01 03")
     parameter = "a notebook parameter, e.g. -p EPOCHS 5 -p SEEDS '[0, 1, 2]'; may be repeated"
     options: dict[str, Any] = {"dest": "parameters", "nargs": 2, "action": "append", "default": []}

@@ -7,6 +7,7 @@ import os
 import platform
 import secrets
 import subprocess
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,26 @@ def is_done(stage: Stage, basis: dict[str, Any], record: dict[str, Any], run_dir
     return all((run_dir / output).is_file() for output in entry["outputs"])
 
 
+def made_from(stage: Stage, basis: dict[str, Any]) -> dict[str, Any]:
+    """Return what a stage's results say something about: data set, weights, parameters."""
+    given = {name: value for name, value in all_parameters([stage]).items() if name not in ("RUN_DIR", "SCHEDULER")}
+    return {"data": basis["dataset"]["fingerprint"], "weights": basis["weights"], "parameters": given}
+
+
+def find_stale(record: dict[str, Any], stages: Iterable[Stage], basis: dict[str, Any]) -> dict[str, str]:
+    """Return {file: reason} of the results that a stage made from other data, weights or parameters than it would now.
+
+    What was stale before stays so until its stage makes it again.
+    """
+    found = dict(record["stale"])
+    for stage in stages:
+        entry, now_from = record["stages"].get(stage.name, {}), made_from(stage, basis)
+        if entry.get("made_from", now_from) != now_from:
+            reason = f"stale, as {stage.name} made it with other data, weights or parameters; run that notebook again"
+            found |= {name: reason for name in entry["outputs"] if name.startswith("results/")}
+    return found
+
+
 def open_record(settings: Settings, stages: list[Stage], basis: dict[str, Any]) -> dict[str, Any]:
     """Start the record of this run from the one that is there; raises UsageError where that is on another data set."""
     dataset, path = basis["dataset"], settings.run_dir / RECORD_FILE
@@ -115,7 +136,7 @@ def open_record(settings: Settings, stages: list[Stage], basis: dict[str, Any]) 
         "seeds": {"SEED": settings.seed, "SEEDS": list(settings.seeds)}, "dataset": dataset,
         "python": platform.python_version(), "platform": platform.platform(), "cpu_count": os.cpu_count(),
         "packages": basis["packages"], "git": git_state(), "peak_memory_mb": None, "seconds": None,
-        "stages": before.get("stages", {}),
+        "stages": before.get("stages", {}), "stale": before.get("stale", {}),
     }  # fmt: skip
 
 

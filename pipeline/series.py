@@ -38,6 +38,8 @@ def run_series(options: RunOptions, *, notebooks_dir: Path | str | None = None, 
     with run_directory(settings.run_dir):
         content = record.open_record(settings, stages, basis)
         os.environ[TEMPORARY] = content["temporary"]
+        series = parameters.plan(replace(options, only=()), notebooks_dir)[0] if options.only else stages
+        content["stale"] = record.find_stale(content, series, basis)
         if not options.force and all(record.is_done(stage, basis, content, settings.run_dir) for stage in stages):
             echo(f"nothing has changed: {len(stages)} notebooks were done before (--force runs them again)")
         else:
@@ -48,7 +50,7 @@ def run_series(options: RunOptions, *, notebooks_dir: Path | str | None = None, 
             run_stages(content, stages, basis, settings.run_dir, force=options.force, echo=echo)
         content.update(status="done", finished=record.now())
         record.save_record(content, settings.run_dir)
-        show_table(settings.run_dir, echo)
+        show_table(settings.run_dir, content["stale"], echo)
         write_cards(settings.run_dir)
         echo(f"open {report.write_index(settings.run_dir)}")
     return settings.run_dir
@@ -98,7 +100,7 @@ def run_stages(
         earlier = content["stages"].get(stage.name, {}).get("outputs", [])
         entry: dict[str, Any] = {"status": "running", "started": record.now(), "outputs": earlier}
         entry |= {"key": record.stage_key(stage, basis, content), "parameters": all_parameters([stage])}
-        entry["git"] = content["git"]
+        entry |= {"git": content["git"], "made_from": record.made_from(stage, basis)}
         content["stages"][stage.name] = entry
         record.save_record(content, run_dir)
         if not sys.stderr.isatty():
@@ -113,6 +115,7 @@ def run_stages(
                 report.write_index(run_dir)
             raise
         clock[stage.name] = entry["seconds"]
+        content["stale"] = {name: reason for name, reason in content["stale"].items() if name not in entry["made"]}
         record.save_record(content, run_dir)
         echo(f"{label}: {entry['seconds']:.0f} s{time_left(clock, [later.name for later in stages[number:]])}")
 
@@ -128,7 +131,7 @@ def run_stage(stage: Stage, entry: dict[str, Any], run_dir: Path, label: str) ->
     after = stamp_files(run_dir)
     made = {name for name, stamp in after.items() if before.get(name) != stamp}
     kept = after.keys() & set(entry["outputs"])  # made by an earlier run of this stage, found good by this one
-    entry.update(taken, status="done", finished=record.now(), outputs=sorted(made | kept))
+    entry.update(taken, status="done", finished=record.now(), outputs=sorted(made | kept), made=sorted(made))
 
 
 def stamp_files(run_dir: Path) -> dict[str, tuple[int, int]]:
@@ -149,10 +152,12 @@ def time_left(clock: dict[str, float | None], names: list[str]) -> str:
     return (f", about {left:.0f} s left" if left < 90 else f", about {left / 60:.0f} min left") if names else ""
 
 
-def show_table(run_dir: Path, echo: Echo) -> None:
+def show_table(run_dir: Path, stale: dict[str, str], echo: Echo) -> None:
     """Show the comparison table's main columns, once rows of another split than the manifest's have left it."""
     if (run_dir / "data/manifest.csv").exists():
         renew_table(run_dir)
+    for file, reason in stale.items():
+        echo(f"left out: {file}: {reason}")
     table = load_table(run_dir).fillna({"weights": ""})
     if len(table):
         interval = "test AUC [95%]"
