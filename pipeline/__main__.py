@@ -1,6 +1,7 @@
 """The command line. Exit status 0: done; 1: a notebook failed; 2: wrong usage or unusable data; 130: interrupted."""
 
 import argparse
+import io
 import signal
 import sys
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--data-dir", metavar="DIR", help="the folder that holds it")
     run.add_argument("--profile", choices=("demo", "full"), help="default: demo for the demo data, else full")
     run.add_argument("--run-dir", metavar="DIR", help="where everything goes (default: runs/<dataset> in the project)")
-    run.add_argument("--weights", metavar="W", help="imagenet, demo, none, a Keras weights file, or backbone=file[,…]")
+    run.add_argument("--weights", metavar="W", help="imagenet, demo, none, a Keras weights file, or backbone=file,...")
     run.add_argument("--only", nargs="+", default=(), metavar="NN", help="only these notebooks, e.g. --only 01 03")
     parameter = "a notebook parameter, e.g. -p EPOCHS 5 -p SEEDS '[0, 1, 2]'; may be repeated"
     options: dict[str, Any] = {"dest": "parameters", "nargs": 2, "action": "append", "default": []}
@@ -41,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
         "predict", help="score new images with a saved model, its preprocessing and threshold"
     )
     predict.add_argument("--model", required=True, metavar="FILE", help="models/<name>.keras of a run directory")
-    predict.add_argument("images", nargs="+", metavar="IMAGE", help="files (DICOM, PNG, JPEG, PGM, NPZ …) or folders")
+    predict.add_argument("images", nargs="+", metavar="IMAGE", help="files (DICOM, PNG, JPEG, PGM, NPZ ...) or folders")
     predict.add_argument("--out", metavar="CSV", help="file to write (default: print)")
     predict.add_argument("--threshold", type=float, metavar="T", help="instead of the model's own")
 
@@ -81,11 +82,11 @@ def run_command(options: argparse.Namespace, notebooks_dir: Path | str | None) -
         run_series(RunOptions(**words), notebooks_dir=notebooks_dir, echo=echo)
     elif options.command == "demo-data":
         from phantoms import write_demo_data
-        from shared.run import UsageError
+        from shared.run import UsageError, check_out
 
         words = {"layout": options.layout, "patients": options.patients, "seed": options.seed, "progress": progress}
         try:
-            write_demo_data(options.out, **words)
+            write_demo_data(check_out(options.out, is_folder=True), **words)
         except (ValueError, OSError) as error:
             raise UsageError(str(error)) from None
         echo(f"written: {options.out} (layout {options.layout})")
@@ -107,18 +108,20 @@ def run_command(options: argparse.Namespace, notebooks_dir: Path | str | None) -
 
         return DONE if doctor.check(echo=echo) else FAILED
     else:
-        from shared.run import project_root
-
-        sys.path.insert(0, str(project_root()))  # benchmarks/ is no part of the package
         from benchmarks import bench
+        from shared.run import check_out, project_root
 
         out = options.out or (None if options.quick else project_root() / "runs/benchmark.json")
+        out = out and check_out(out)
         bench.run(only=options.only, quick=options.quick, out=out, echo=echo, progress=progress)
     return DONE
 
 
 def main(arguments: Sequence[str] | None = None, *, notebooks_dir: Path | str | None = None) -> int:
     """Run the command line and return the exit status; `notebooks_dir` is used instead of the project's."""
+    for stream in (sys.stdout, sys.stderr):  # an encoding may lack a letter of a name
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     options = build_parser().parse_args(arguments)
     from shared.run import DataError, UsageError
 

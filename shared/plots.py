@@ -40,6 +40,7 @@ STYLE: Any = {
     "grid.alpha": 0.25,
     "legend.frameon": False,
 }
+plt.rcParams["text.parse_math"] = False  # a name from the data is no formula, also where a notebook writes it
 
 
 def new_figure(

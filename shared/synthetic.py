@@ -16,7 +16,7 @@ from scipy.stats import rankdata, t
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
 from shared import data, evaluation
-from shared.run import EXCLUDED, DataError, Settings
+from shared.run import EXCLUDED, DataError, Settings, claim_run_dir
 
 LAYOUT = "png-npz"
 RUNGS = {
@@ -61,6 +61,7 @@ def load_pair(settings: Settings) -> data.Dataset:
     """
     if settings.dataset == LAYOUT and settings.data_dir is not None:
         return data.load_layout(LAYOUT, settings.data_dir, task="original")
+    claim_run_dir(settings.run_dir)
     folder = data.provide_demo(settings.run_dir / "data/demo-png-npz", layout=LAYOUT, patients=80)
     return data.load_layout(LAYOUT, folder, task="original")
 

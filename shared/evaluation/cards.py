@@ -4,6 +4,7 @@ What the run directory does not hold is said not to be there.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,11 @@ def collect_facts(run_dir: Path | str) -> dict[str, Any]:
     facts: dict[str, Any] = {
         name: read_json(run_dir / file) if (run_dir / file).exists() else {} for name, file in paths.items()
     }
+    if "settings" not in facts["run"]:  # the mark that a notebook leaves
+        facts["run"] = {}
     run, audit = facts["run"], facts["audit"]
+    rows = ((Path(file), reason) for file, reason in run.get("stale", {}).items())
+    facts["left_out"] |= {path.stem: reason for path, reason in rows if path.parent.name == "metrics"}
     table = results.load_table(run_dir)
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
     exclusions, chosen, eligible = audit.get("exclusions", {}), None, []
@@ -142,6 +147,7 @@ def number(value: float | None) -> str:
 
 
 def markdown_cell(value: object) -> str:
-    """Make any value fit into one cell of a Markdown table."""
+    """Make any value fit into one line, or cell of a table, of Markdown, where nothing in it is markup."""
     text = UNANSWERED if value is None or value == "" else str(value)
-    return " ".join(text.split()).replace("|", "\\|")
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\|`*\[\]$])", r"\\\1", text)

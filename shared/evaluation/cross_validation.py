@@ -24,7 +24,7 @@ def parallel(scheduler: str = "") -> Iterator[None]:
         scheduler: "tcp://host:8786", of Dask; its workers have this project installed. "" stays on this machine.
     """
     if not scheduler:
-        with joblib.parallel_config(n_jobs=-1):
+        with joblib.parallel_config("loky", n_jobs=-1, idle_worker_timeout=10):  # seconds; of a killed run, too
             yield
         return
     try:

@@ -32,6 +32,7 @@ LINEAR_STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)  # scikit-learn's C, chosen o
 FINE_TUNING = {"epochs": 25, "learning_rate": 3e-4, "batch_size": 32, "patience": 25}
 EPOCHS_FOR_A_NEW_HEAD = 15  # fewer start from the head of the frozen stage (demo: validation AUC .79 instead of .71)
 SPECIFICITY, SENSITIVITY_FLOOR = 0.8, 0.5  # a training says so where it finds fewer than half at this specificity
+TOLERANCE = 0.01  # by which probabilities may miss [0, 1], and their sum 1: half precision
 COLLAPSE_SAMPLE = 64  # validation images that are looked at for a collapse after each epoch
 
 
@@ -321,7 +322,7 @@ def save_model(model: keras.Model, path: Path | str) -> None:
 def load_model(path: Path | str, *, optimizer: bool = False) -> keras.Model:
     """Load a `.keras` file, with its optimiser where it is to be trained on; DataError where it cannot be read."""
     path = Path(path)
-    if not path.exists():
+    if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: run the notebook that trains {path.stem!r} first")
     try:
         with quiet_native_output():
@@ -349,6 +350,8 @@ def predict(
         images: the image store, uint8 (N, S, S), or `CachedFeatures`.
     Returns:
         float64 (n,)
+    Raises:
+        DataError: an output that is a number, and no probability.
     """
     each = len(orientations)
     step = max(1, 64 // each)
@@ -356,8 +359,12 @@ def predict(
     padded = np.pad(rows, (0, padding), mode="edge")
     batches = make_dataset(images, None, padded, batch_size=step * each, orientations=orientations)
     outputs = model.predict(batches, verbose=0).astype(np.float64)
+    total = outputs.sum(axis=1)  # of one class, or of all
+    wrong = outputs[(outputs < -TOLERANCE) | (outputs > 1 + TOLERANCE) | (total > 1 + TOLERANCE)[:, np.newaxis]]
+    if wrong.size:
+        raise DataError(f"the model {model.name} gives {wrong[0]:.4g}, no probability; end it in a sigmoid or softmax")
     outputs = outputs.reshape(len(padded), each, -1).mean(axis=1)[: len(rows)]
-    return outputs[:, 0] if outputs.shape[1] == 1 else np.clip(outputs[:, 2:].sum(axis=1), 0, 1)
+    return np.clip(outputs[:, 0] if outputs.shape[1] == 1 else outputs[:, 2:].sum(axis=1), 0, 1)
 
 
 def predict_held_out(

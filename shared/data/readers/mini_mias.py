@@ -140,7 +140,7 @@ def read_crop(data_dir: Path, image_path: str) -> tuple[np.ndarray, tuple[slice,
     Returns:
         the crop uint8 (side, side), and its place: (rows, columns) of the image.
     """
-    relative, _, fragment = image_path.partition("#")
+    relative, fragment = [*re.split("#(?=lesion=|normal=)", image_path), ""][:2]
     image = decoding.read_grey(decoding.inside(data_dir, relative))
     height, width = image.shape
     if not fragment:
@@ -176,7 +176,7 @@ def place_in_breast(image: np.ndarray, side: int, *, seed: int) -> tuple[int, in
 
 def draw_mask(data_dir: Path, row: Any) -> np.ndarray:
     """Draw the lesions' circles in the frame of the row's image: uint8 of 0 and 1."""
-    relative, _, circles = row.mask_path.partition("#circles=")
+    relative, _, circles = row.mask_path.rpartition("#circles=")
     mask = np.zeros_like(decoding.read_grey(decoding.inside(data_dir, relative)), np.uint8)
     for circle in circles.split(";"):
         x, y, radius = map(int, circle.split(","))
