@@ -12,7 +12,7 @@ from shared import data
 from shared.evaluation import intervals, metrics
 from shared.evaluation.points import YOUDEN, operating_points
 from shared.evaluation.results import load_predictions
-from shared.run import EXCLUDED, PREDICTION_COLUMNS, TEST, VALIDATION, DataError, Settings, write_csv
+from shared.run import EXCLUDED, PREDICTION_COLUMNS, TEST, DataError, Settings, write_csv
 
 COLUMNS = (
     "model", "dataset", "n", "prevalence", "auc", "auc_low", "auc_high", "threshold",
@@ -53,7 +53,7 @@ def validate_externally(
         figures = metrics.summarise(scored.label, scored.score, threshold=result["threshold"])
         figures |= {"model": name, "dataset": dataset_name, "auc_low": area.low, "auc_high": area.high}
         home = load_predictions(settings.run_dir, name)
-        point = operating_points(home[home.split == VALIDATION], scored)[YOUDEN]  # the threshold was chosen at home
+        point = operating_points(home[home.split != TEST], scored)[YOUDEN]  # the threshold was chosen at home
         for measure, rate in (("sensitivity", point.sensitivity), ("specificity", point.specificity)):
             figures |= {f"{measure}_low": rate.low, f"{measure}_high": rate.high}
         rows.append(figures)

@@ -27,9 +27,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score one model and write its predictions, its metrics and its row of the comparison table.
 
-    The threshold is the one that does best on validation by Youden's index, 0.5 where the scores there are all equal;
-    nothing is chosen on test. Intervals are 95 %, bootstrap over patients; for sensitivity and specificity
-    the patients of validation, and so the threshold, are drawn too.
+    The threshold is the one that does best by Youden's index on validation, or on all out-of-fold scores where there
+    are any; 0.5 where these are all equal. Nothing is chosen on test. Intervals are 95 %, bootstrap over patients; for
+    sensitivity and specificity the patients of validation, and so the threshold, are drawn too.
 
     Args:
         scores: float (N,), probability of class 1 for row i of the manifest; needed for all validation and test images.
@@ -47,14 +47,15 @@ def evaluate(
     for split, part in ((VALIDATION, validation), (TEST, test)):
         if len(part) != len(prepared.rows(split)):
             raise ValueError(f"{name}: {len(part)} scores for {len(prepared.rows(split))} {split} images")
+    held = predictions[predictions.split != TEST]  # validation, and train where its scores are out of fold
     threshold, rule = 0.5, "0.5: the scores of validation are all equal"
-    if validation.score.nunique() > 1:
-        threshold = metrics.choose_threshold(validation.label, validation.score)
-        rule = "Youden's index on validation"
+    if held.score.nunique() > 1:
+        threshold = metrics.choose_threshold(held.label, held.score)
+        rule = f"Youden's index on {'out-of-fold scores' if TRAIN in splits else 'validation'}"
     result = {
         **metrics.summarise(test.label, test.score, threshold=threshold),
-        **correct_calibration(predictions[predictions.split != TEST], test, settings.seed),
-        **find_intervals(validation, test, settings.seed),
+        **correct_calibration(held, test, settings.seed),
+        **find_intervals(held, test, settings.seed),
         "model": name,
         "dataset": settings.dataset,
         "weights": weights,
@@ -73,15 +74,15 @@ def evaluate(
     return result
 
 
-def find_intervals(validation: pd.DataFrame, test: pd.DataFrame, seed: int) -> dict[str, float]:
+def find_intervals(held: pd.DataFrame, test: pd.DataFrame, seed: int) -> dict[str, float]:
     """Return the AUC by image, lesion and case, and the limits of these, of sensitivity and of specificity."""
     levels = {"auc": test, "lesion_auc": metrics.lesion_table(test), "case_auc": metrics.case_table(test)}
     found: dict[str, float] = {}
     for level, rows in levels.items():
         area = intervals.bootstrap_interval(rows.label, rows.score, rows.patient_id, seed=seed)
         found |= {level: area.value, f"{level}_low": area.low, f"{level}_high": area.high}
-    if validation.score.nunique() > 1:
-        point = operating_points(validation, test, seed=seed)[YOUDEN]
+    if held.score.nunique() > 1:
+        point = operating_points(held, test, seed=seed)[YOUDEN]
         for name, rate in (("sensitivity", point.sensitivity), ("specificity", point.specificity)):
             found |= {f"{name}_low": rate.low, f"{name}_high": rate.high}
     return found
