@@ -7,7 +7,7 @@ ARGS ?=
 ONLY ?=
 WORKERS ?= 2
 
-.PHONY: run test lab notebooks lint doctor clean
+.PHONY: run test lab notebooks lint doctor clean clean-runs
 .DEFAULT_GOAL := run
 
 run: $(STAMP)  ## the whole series on the demo data; make run ARGS="--dataset cbis-ddsm --data-dir DIR"
@@ -35,6 +35,9 @@ $(STAMP): requirements.txt pyproject.toml
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-clean:  ## what runs and tests have written; not the virtual environment
-	rm -rf runs .pytest_cache .ruff_cache .hypothesis build *.egg-info
+clean:  ## caches of tools; neither results nor the virtual environment
+	rm -rf .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+clean-runs:  ## everything in runs/: results, trained networks, the demo data
+	rm -rf runs

@@ -5,6 +5,7 @@ patients in parallel. A file depends on the seed and on its patient alone, never
 """
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -74,9 +75,10 @@ def write_demo_data(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OSError(f"{out}: exists and is not an empty folder; name a new one, or delete it first")
     plans = plan_patients(count, seed=seed, acquisition=acquisition, difficulty=difficulty)
+    prefix = os.environ.get("MAMMO_TEMPORARY", ".part-")  # by which a run finds what was killed while it drew
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".part-", dir=out.parent, ignore_cleanup_errors=True) as temporary:
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=out.parent, ignore_cleanup_errors=True) as temporary:
             folder = Path(temporary) / "data"
             write_rows(folder / ORACLE_FILE, oracle_rows(plans))
             WRITERS[layout](folder, plans, partial(map_patients, n_jobs=n_jobs, progress=progress))
@@ -107,4 +109,5 @@ def map_patients(task: Callable, plans: list[Patient], *, n_jobs: int, progress:
             cv2.setNumThreads(threads)
 
     bar = tqdm(plans, desc=f"phantom {title}", unit="patient", disable=not progress)
-    return Parallel(n_jobs=n_jobs, batch_size=4)(delayed(draw)(patient) for patient in bar)
+    # workers of a killed run end after ten idle seconds, not five minutes
+    return Parallel(n_jobs=n_jobs, batch_size=4, idle_worker_timeout=10)(delayed(draw)(patient) for patient in bar)

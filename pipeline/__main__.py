@@ -1,6 +1,7 @@
 """The command line. Exit status 0: done; 1: a notebook failed; 2: wrong usage or unusable data; 130: interrupted."""
 
 import argparse
+import io
 import signal
 import sys
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--data-dir", metavar="DIR", help="the folder that holds it")
     run.add_argument("--profile", choices=("demo", "full"), help="default: demo for the demo data, else full")
     run.add_argument("--run-dir", metavar="DIR", help="where everything goes (default: runs/<dataset> in the project)")
-    run.add_argument("--weights", metavar="W", help="imagenet, demo, none, a Keras weights file, or backbone=file[,…]")
+    run.add_argument("--weights", metavar="W", help="imagenet, demo, none, a Keras weights file, or backbone=file,...")
     run.add_argument("--only", nargs="+", default=(), metavar="NN", help="only these notebooks, e.g. --only 01 03")
     parameter = "a notebook parameter, e.g. -p EPOCHS 5 -p SEEDS '[0, 1, 2]'; may be repeated"
     options: dict[str, Any] = {"dest": "parameters", "nargs": 2, "action": "append", "default": []}
@@ -41,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
         "predict", help="score new images with a saved model, its preprocessing and threshold"
     )
     predict.add_argument("--model", required=True, metavar="FILE", help="models/<name>.keras of a run directory")
-    predict.add_argument("images", nargs="+", metavar="IMAGE", help="files (DICOM, PNG, JPEG, PGM, NPZ …) or folders")
+    predict.add_argument("images", nargs="+", metavar="IMAGE", help="files (DICOM, PNG, JPEG, PGM, NPZ ...) or folders")
     predict.add_argument("--out", metavar="CSV", help="file to write (default: print)")
     predict.add_argument("--threshold", type=float, metavar="T", help="instead of the model's own")
 
@@ -51,13 +52,23 @@ def build_parser() -> argparse.ArgumentParser:
     kinds = ("float32", "float16", "int8", "onnx", "openvino")  # pipeline.export.KINDS, whose import takes seconds
     export.add_argument("--kind", nargs="+", default=("float16", "int8"), choices=kinds, help="default: float16 int8")
 
+    add_referee(commands)
     commands.add_parser("doctor", help="check Python, packages, GPU, memory, disk and cached weights")
-
     bench = commands.add_parser("bench", help="measure speed and memory beside what people use today")
     bench.add_argument("--only", nargs="+", default=(), metavar="NAME", help="some of the rows, e.g. mammogram epoch")
     bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
     bench.add_argument("--out", metavar="FILE", help="JSON (default: runs/benchmark.json; none with --quick)")
     return parser
+
+
+def add_referee(commands: Any) -> None:
+    """Add the command that judges prediction files."""
+    referee = commands.add_parser("referee", help="judge anyone's predictions: intervals, paired tests, warnings")
+    referee.add_argument("files", nargs="+", metavar="CSV", help="columns patient_id, label, score, or their synonyms")
+    referee.add_argument("--out", default="referee", metavar="DIR", help="folder to write to (default: referee)")
+    referee.add_argument(
+        "--prevalence", type=float, default=0.005, metavar="P", help="share of class 1 (default: .005)"
+    )
 
 
 def run_command(options: argparse.Namespace, notebooks_dir: Path | str | None) -> int:
@@ -71,11 +82,11 @@ def run_command(options: argparse.Namespace, notebooks_dir: Path | str | None) -
         run_series(RunOptions(**words), notebooks_dir=notebooks_dir, echo=echo)
     elif options.command == "demo-data":
         from phantoms import write_demo_data
-        from shared.run import UsageError
+        from shared.run import UsageError, check_out
 
         words = {"layout": options.layout, "patients": options.patients, "seed": options.seed, "progress": progress}
         try:
-            write_demo_data(options.out, **words)
+            write_demo_data(check_out(options.out, is_folder=True), **words)
         except (ValueError, OSError) as error:
             raise UsageError(str(error)) from None
         echo(f"written: {options.out} (layout {options.layout})")
@@ -84,6 +95,10 @@ def run_command(options: argparse.Namespace, notebooks_dir: Path | str | None) -
 
         words = {"out": options.out, "threshold": options.threshold, "echo": echo, "progress": progress}
         predict.run(options.model, options.images, **words)
+    elif options.command == "referee":
+        from pipeline import referee
+
+        referee.run(options.files, out=options.out, prevalence=options.prevalence, echo=echo)
     elif options.command == "export":
         from pipeline import export
 
@@ -93,18 +108,20 @@ def run_command(options: argparse.Namespace, notebooks_dir: Path | str | None) -
 
         return DONE if doctor.check(echo=echo) else FAILED
     else:
-        from shared.run import project_root
-
-        sys.path.insert(0, str(project_root()))  # benchmarks/ is no part of the package
         from benchmarks import bench
+        from shared.run import check_out, project_root
 
         out = options.out or (None if options.quick else project_root() / "runs/benchmark.json")
+        out = out and check_out(out)
         bench.run(only=options.only, quick=options.quick, out=out, echo=echo, progress=progress)
     return DONE
 
 
 def main(arguments: Sequence[str] | None = None, *, notebooks_dir: Path | str | None = None) -> int:
     """Run the command line and return the exit status; `notebooks_dir` is used instead of the project's."""
+    for stream in (sys.stdout, sys.stderr):  # an encoding may lack a letter of a name
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     options = build_parser().parse_args(arguments)
     from shared.run import DataError, UsageError
 

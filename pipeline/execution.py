@@ -154,6 +154,9 @@ def write_html(notebook: Path) -> Path:
     node = nbformat.read(notebook, as_version=4)
     exporter = HTMLExporter(embed_images=True, require_js_url="", exclude_anchor_links=True)
     page, _ = exporter.from_notebook_node(node, resources={"metadata": {"name": notebook.stem}})
+    page = page.replace(
+        'class="jp-OutputArea', 'class="tex2jax_ignore jp-OutputArea'
+    )  # names from data are no formulas
     page = re.sub(r'href="([^":/]+)\.ipynb(#[^"]*)?"', r'href="\1.html\2"', page)
     page = page.replace('href="../README.md"', 'href="../index.html"').replace('<script src=""></script>', "")
     text = "\n".join(cell.source for cell in node.cells if cell.cell_type == "markdown")

@@ -11,7 +11,7 @@ import pandas as pd
 from pipeline import predict
 from shared.data import load_manifest
 from shared.evaluation import auc
-from shared.run import TEST, TRAIN, UsageError, atomic_write
+from shared.run import TEST, TRAIN, DataError, UsageError, atomic_write, check_out, full_path
 
 KINDS = {  # name: suffix, format of keras.Model.export
     "float32": (".tflite", "litert"),
@@ -35,9 +35,10 @@ def run(
 
     One row a form; changes are to the Keras model, the first. UsageError where model, image store or package lacks.
     """
-    path = Path(model_file)
-    saved = predict.load(path)
-    network, data = saved.networks[0], path.resolve().parent.parent / "data"
+    path = full_path(model_file, "--model", start=Path.cwd())
+    folder = check_out(out or path.parent, is_folder=True)
+    saved, data = predict.load(path), path.parent.parent / "data"
+    network = saved.networks[0]
     if not (data / "images.npy").is_file() or not (data / "manifest.csv").is_file():
         raise UsageError(f"{path}: no data/images.npy and manifest.csv two folders up; export a model of a run")
     images, manifest = np.load(data / "images.npy", mmap_mode="r"), load_manifest(data.parent)
@@ -47,7 +48,7 @@ def run(
     test, labels = as_batches(images[manifest.split == TEST]), manifest.label[manifest.split == TEST].to_numpy()
     forms: dict[str, tuple[Path, Call | None]] = {"keras": (path, network.predict_on_batch)}
     for kind in kinds:
-        target = Path(out or path.parent) / f"{path.stem}{KINDS[kind][0]}"
+        target = folder / f"{path.stem}{KINDS[kind][0]}"
         convert(network, kind, target, as_batches(train[:: max(1, len(train) // CALIBRATION_IMAGES)]))
         forms[kind] = (target, load_litert(target) if target.suffix == ".tflite" else None)
     rows, scores = [], {}
@@ -55,6 +56,8 @@ def run(
         rows.append({"form": form, "file": str(file), "megabytes": file.stat().st_size / 1e6})
         if call is not None:
             scores[form], seconds = time_scores(call, test)
+            if not np.isfinite(scores[form]).all():
+                raise DataError(f"{file}: gives no number for some test images; train the model again")
             area, first = auc(labels, scores[form]), scores["keras"]
             rows[-1] |= {"test_auc": area, "delta_auc": area - auc(labels, first), "ms_per_image": 1000 * seconds}
             rows[-1]["largest_score_change"] = float(np.abs(scores[form] - first).max())

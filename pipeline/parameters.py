@@ -3,14 +3,13 @@
 import ast
 import difflib
 import logging
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shared.data import check_layout_name
-from shared.run import PROFILES, DataError, UsageError, project_root, read_json
+from shared.run import PROFILES, DataError, UsageError, full_path, project_root, read_json, resolve_run_dir
 
 NOTEBOOK_PATTERN = "[0-9][0-9]_*.ipynb"
 OPTION_PARAMETERS = ("DATASET", "DATA_DIR", "RUN_DIR", "PROFILE", "WEIGHTS", "SCHEDULER")
@@ -124,7 +123,7 @@ def parse_value(name: str, text: str, default: Any) -> Any:
     if isinstance(default, list) and default and any(type(item) is not type(default[0]) for item in value):
         raise UsageError(f"-p {name}: {text!r} must hold {type(default[0]).__name__} values only, e.g. {default!r}")
     if isinstance(default, str) and value and name.endswith("_DIR"):
-        value = str(Path(value).expanduser().resolve())
+        value = str(full_path(value, f"-p {name}", start=Path.cwd()))
     return value
 
 
@@ -143,13 +142,13 @@ def merge_options(options: RunOptions, given: dict[str, Any]) -> dict[str, Any]:
     if profile not in PROFILES:
         raise UsageError(f"--profile: {profile!r} is not one of {', '.join(PROFILES)}")
     if merged.get("DATA_DIR"):
-        merged["DATA_DIR"] = str(Path(merged["DATA_DIR"]).expanduser().resolve())
+        merged["DATA_DIR"] = str(full_path(merged["DATA_DIR"], "--data-dir", start=Path.cwd()))
     elif dataset != "demo":
         raise UsageError(f"--dataset {dataset} needs --data-dir, the folder that holds it")
     if "WEIGHTS" in merged:
         merged["WEIGHTS"] = ",".join(backbone + path for backbone, path in weight_files(merged["WEIGHTS"]))
-    default = project_root() / Path(os.environ.get("MAMMO_RUN_DIR") or f"runs/{dataset}").expanduser()
-    merged["RUN_DIR"] = str(Path(merged.get("RUN_DIR") or default).expanduser().resolve())
+    typed_dir = merged.get("RUN_DIR") and full_path(merged["RUN_DIR"], "--run-dir", start=Path.cwd())
+    merged["RUN_DIR"] = str(typed_dir or resolve_run_dir(f"runs/{dataset}"))
     return merged
 
 
@@ -158,8 +157,8 @@ def weight_files(weights: str) -> list[tuple[str, str]]:
     pairs = []
     for part in weights.split(","):
         backbone, equals, path = part.rpartition("=")
-        here = Path(path).expanduser()
-        pairs.append((backbone + equals, str(here.resolve()) if path and here.is_file() else path))
+        here = full_path(path, "--weights", start=Path.cwd())
+        pairs.append((backbone + equals, str(here) if path and here.is_file() else path))
     return pairs
 
 

@@ -11,11 +11,14 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from shared.data import ImageSteps, prepare_image, read_grey
-from shared.run import DataError, UsageError, read_json, write_csv
+from shared.data.decoding import MEMORY
+from shared.run import DataError, UsageError, check_out, full_path, list_tree, read_json, write_csv
+from shared.run.names import OneLineError
+from shared.run.settings import LIMITS
 
 SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg", ".pgm", ".tif", ".tiff", ".bmp", ".npz", ".npy")
 COLUMNS = ("image", "score", "threshold", "prediction", "problem")
-BATCH = 32
+BATCH, MAX_SIDE = 32, LIMITS["image_size"][1]
 
 
 @dataclass(frozen=True)
@@ -30,45 +33,62 @@ class SavedModel:
     notes: tuple[str, ...]  # what could not be found out and was assumed
 
 
-def load(path: Path | str, *, threshold: float | None = None) -> SavedModel:
+def load(model_file: Path | str, *, threshold: float | None = None) -> SavedModel:
     """Load `<run>/models/<name>.keras` with what its run says of it, or raise UsageError or DataError.
 
     Image steps are those of the run's image store, the class names are the audit's. Where the row of that name
     averages several files (seeds) or orientations, so does the result: the threshold was chosen for that average.
     """
-    path, notes = Path(path), []
+    path, notes = full_path(model_file, "--model", start=Path.cwd()), []
     networks = [load_network(path)]
-    run_dir, size = path.resolve().parent.parent, networks[0].input_shape[1]
+    run_dir, size = path.parent.parent, networks[0].input_shape[1]
     found = (run_dir / "data/images.json", run_dir / f"results/metrics/{path.stem}.json", run_dir / "data/audit.json")
-    store, result, audit = (read_json(file) if file.is_file() else {} for file in found)
-    steps = ImageSteps(**{**store.get("steps", {}), "size": size})
-    if store.get("steps", {}).get("size") != size:
+    try:
+        store, result, audit = (read_json(file) if file.is_file() else {} for file in found)
+        steps = ImageSteps(**{**store.get("steps", {}), "size": size})
+        same_size = store.get("steps", {}).get("size") == size
+        cut = float(result.get("threshold", 0.5))
+        others = [path.with_name(f"{name}.keras") for name in result.get("files", []) if name != path.stem]
+        names = [name for row in audit.get("splits", [])[:1] for name in row]
+        if not 0 <= cut <= 1:
+            raise ValueError(f"threshold {cut}")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        files = ", ".join(str(file.relative_to(run_dir)) for file in found)
+        raise DataError(f"{run_dir}: {files}: not as a run writes them ({str(error)[:80]}); run it again") from None
+    if not same_size:
         notes.append(f"no image store of {size} px beside the model: window {steps.window} and padding are assumed")
     if threshold is None and "threshold" not in result:
         notes.append("no metrics beside the model: threshold 0.5 is assumed")
-    threshold = result.get("threshold", 0.5) if threshold is None else threshold
-    for other in (path.with_name(f"{name}.keras") for name in result.get("files", []) if name != path.stem):
+    for other in others:
         if other.is_file():
             networks.append(load_network(other))
         else:
             notes.append(f"{other.name}, which the threshold was chosen with, is not there")
-    names = [name for row in audit.get("splits", [])[:1] for name in row]
     classes = [name for name in names if name not in ("split", "images", "patients", "prevalence")]
     words = (classes[0], classes[1]) if len(classes) == 2 else ("class 0", "class 1")
     orientations = tuple(range(8)) if result.get("tta") else (0,)
-    return SavedModel(tuple(networks), orientations, steps, float(threshold), words, tuple(notes))
+    cut = cut if threshold is None else threshold
+    return SavedModel(tuple(networks), orientations, steps, cut, words, tuple(notes))
 
 
 def load_network(path: Path) -> Any:
-    """Load one network, (B, S, S, 1) in; raises UsageError or DataError where the file holds none."""
-    from shared.models import load_model
+    """Load one network, (B, S, S, 1) in and probabilities out; UsageError or DataError where the file holds none."""
+    from shared.models import load_model, predict
 
     if not path.is_file():
         raise UsageError(f"--model {path}: no such file; notebooks save models as models/<name>.keras of the run")
     network = load_model(path)
-    shape = network.input_shape
-    if not isinstance(shape, tuple) or len(shape) != 4 or shape[1] is None or shape[1] != shape[2] or shape[3] != 1:
-        raise UsageError(f"--model {path}: takes {shape}, not one grey square; it is not a model of this project")
+    try:
+        given, result = network.input_shape, network.output_shape
+        known = len(given) == 4 and 0 < given[1] <= MAX_SIDE and given[1:] == (given[1], given[1], 1)
+        if not known or result[1:] not in ((1,), (4,)):
+            raise UsageError(f"--model {path}: {given} to {result}, not one grey square to one probability")
+        predict(network, np.zeros((1, given[1], given[1]), np.uint8), [0])
+    except OneLineError as error:
+        raise type(error)(f"--model {path}: {error}") from None
+    except Exception as error:  # not built, or of layers that do not fit: Keras raises many types
+        reason = " ".join(str(error).split())[:160]
+        raise DataError(f"--model {path}: cannot be run ({reason}); save it again, or train it again") from None
     return network
 
 
@@ -76,9 +96,10 @@ def find_images(places: Iterable[Path | str]) -> list[Path]:
     """List image files: those named, and all below folders that are named, each once; UsageError for none."""
     found: list[Path] = []
     for place in map(Path, places):
-        if place.is_dir():
-            found += sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        elif not place.is_file():
+        whole = full_path(place, "image", start=Path.cwd())
+        if whole.is_dir():
+            found += sorted(path for path in list_tree(place) if path.suffix.lower() in SUFFIXES)
+        elif not whole.is_file():
             raise UsageError(f"{place}: no such file or folder")
         else:
             found.append(place)
@@ -101,8 +122,9 @@ def score_files(model: SavedModel, paths: list[Path], *, progress: bool = False)
             scores = iter(np.mean(each, axis=0) if good else ())
             for path, (image, problem) in zip(group, prepared, strict=True):
                 score = float("nan") if image is None else float(next(scores))
-                word = "" if image is None else model.class_names[int(score >= model.threshold)]
-                rows.append((str(path), score, model.threshold, word, problem))
+                problem = problem or ("" if np.isfinite(score) else f"{path.name}: the model gives no number for it")
+                word = "" if problem else model.class_names[int(score >= model.threshold)]
+                rows.append((str(path), float("nan") if problem else score, model.threshold, word, problem))
             bar.update(len(group))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
@@ -110,8 +132,9 @@ def score_files(model: SavedModel, paths: list[Path], *, progress: bool = False)
 def read_image(path: Path, steps: ImageSteps) -> tuple[np.ndarray | None, str]:
     """Return an image as the image store has it, uint8 (S, S), and "", or None and what is wrong with the file."""
     try:
-        image = read_grey(path, min_side=steps.size * (2 if steps.breast_crop else 1))
-        return prepare_image(image, steps), ""
+        with MEMORY.one_image():
+            image = read_grey(path, min_side=steps.size * (2 if steps.breast_crop else 1))
+            return prepare_image(image, steps), ""
     except DataError as error:
         return None, str(error)
 
@@ -128,20 +151,23 @@ def run(
     """Score files and folders with a saved model; write the CSV file `out`, or print. DataError where none is read."""
     if threshold is not None and not 0 <= threshold <= 1:
         raise UsageError(f"--threshold {threshold}: not between 0 and 1")
-    paths = find_images(places)
+    target, paths = None if out is None else check_out(out), find_images(places)
     model = load(model_file, threshold=threshold)
     for note in model.notes:
         echo(f"note: {note}")
-    result = score_files(model, paths, progress=progress)
+    try:
+        result = score_files(model, paths, progress=progress)
+    except DataError as error:  # what the network gives
+        raise DataError(f"--model {model_file}: {error}") from None
     failed = result[result.problem != ""]
     if len(failed) == len(result):
-        raise DataError(f"none of {len(result)} images could be read, e.g. {failed.problem.iloc[0]}")
-    if out is None:
+        raise DataError(f"none of {len(result)} images has a score, e.g. {failed.problem.iloc[0]}")
+    if target is None:
         echo(result.to_string(index=False, float_format="%.4f", na_rep=""))
     else:
-        write_csv(out, result)
+        write_csv(target, result)
         for row in failed.itertuples():
             echo(f"left out: {row.problem}")
-        echo(f"{len(result) - len(failed)} of {len(result)} images scored: {out}")
+        echo(f"{len(result) - len(failed)} of {len(result)} images scored: {target}")
     echo("For research and teaching only, not for clinical use.")
     return result

@@ -5,16 +5,19 @@ import importlib.metadata
 import json
 import os
 import platform
+import secrets
 import subprocess
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pipeline.parameters import WEIGHTS_WORDS, Stage, all_parameters, weight_files
 from shared import __version__
-from shared.run import DataError, Settings, UsageError, project_root, read_json, write_json
+from shared.run import DataError, Settings, UsageError, list_tree, project_root, read_json, write_json
+from shared.run.places import PROJECT, RECORD_FILE
 
-RECORD_FILE = "run.json"
+TABLES, MAX_TABLE_BYTES = (".csv", ".txt"), 50_000_000
 PACKAGES = (
     "tensorflow", "keras", "numpy", "pandas", "scipy", "scikit-learn", "opencv-python-headless", "pillow", "pydicom",
     "matplotlib", "joblib", "papermill", "nbconvert", "ipykernel", "jupyterlab",
@@ -48,20 +51,20 @@ def describe_dataset(settings: Settings) -> dict[str, Any]:
 
 
 def hash_folder(folder: Path, *, without: Path | None = None) -> tuple[str, int, int]:
-    """Hash the paths, sizes and times of change of all files below a folder: (SHA-256, files, bytes).
+    """Hash the paths, sizes and times of change of all files below a folder, and what tables hold.
 
-    Links to folders are followed, but no folder is entered twice; `without` and what is below it do not count.
+    Links are followed, see `list_tree`; `without` and what is below it do not count.
+
+    Returns:
+        SHA-256, number of files, bytes.
     """
-    digest, files, size, seen = hashlib.sha256(), 0, 0, {str(without)}
-    for here, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(here)
-        folders[:] = [] if real in seen else sorted(folders)
-        for path in [] if real in seen else [os.path.join(here, name) for name in sorted(names)]:
-            if os.path.isfile(path):
-                stat = os.stat(path)
-                digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
-                files, size = files + 1, size + stat.st_size
-        seen.add(real)
+    digest, files, size = hashlib.sha256(), 0, 0
+    for path in list_tree(folder, without=without):
+        stat = path.stat()
+        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
+        if path.suffix.lower() in TABLES and stat.st_size < MAX_TABLE_BYTES:
+            digest.update(path.read_bytes())
+        files, size = files + 1, size + stat.st_size
     return digest.hexdigest(), files, size
 
 
@@ -99,6 +102,26 @@ def is_done(stage: Stage, basis: dict[str, Any], record: dict[str, Any], run_dir
     return all((run_dir / output).is_file() for output in entry["outputs"])
 
 
+def made_from(stage: Stage, basis: dict[str, Any]) -> dict[str, Any]:
+    """Return what a stage's results say something about: data set, weights, parameters."""
+    given = {name: value for name, value in all_parameters([stage]).items() if name not in ("RUN_DIR", "SCHEDULER")}
+    return {"data": basis["dataset"]["fingerprint"], "weights": basis["weights"], "parameters": given}
+
+
+def find_stale(record: dict[str, Any], stages: Iterable[Stage], basis: dict[str, Any]) -> dict[str, str]:
+    """Return {file: reason} of the results that a stage made from other data, weights or parameters than it would now.
+
+    What was stale before stays so until its stage makes it again.
+    """
+    found = dict(record["stale"])
+    for stage in stages:
+        entry, now_from = record["stages"].get(stage.name, {}), made_from(stage, basis)
+        if entry.get("made_from", now_from) != now_from:
+            reason = f"stale, as {stage.name} made it with other data, weights or parameters; run that notebook again"
+            found |= {name: reason for name in entry["outputs"] if name.startswith("results/")}
+    return found
+
+
 def open_record(settings: Settings, stages: list[Stage], basis: dict[str, Any]) -> dict[str, Any]:
     """Start the record of this run from the one that is there; raises UsageError where that is on another data set."""
     dataset, path = basis["dataset"], settings.run_dir / RECORD_FILE
@@ -107,12 +130,13 @@ def open_record(settings: Settings, stages: list[Stage], basis: dict[str, Any]) 
     if name != dataset["name"]:
         raise UsageError(f"{settings.run_dir}: holds a run on {name!r}; give another --run-dir for {dataset['name']!r}")
     return {
-        "status": "running", "started": now(), "finished": None, "version": __version__,
+        "project": PROJECT, "status": "running", "started": now(), "finished": None, "version": __version__,
+        "temporary": before.get("temporary") or f".part-{secrets.token_hex(4)}-",
         "parameters": all_parameters(stages), "settings": settings.as_dict(),
         "seeds": {"SEED": settings.seed, "SEEDS": list(settings.seeds)}, "dataset": dataset,
         "python": platform.python_version(), "platform": platform.platform(), "cpu_count": os.cpu_count(),
         "packages": basis["packages"], "git": git_state(), "peak_memory_mb": None, "seconds": None,
-        "stages": before.get("stages", {}),
+        "stages": before.get("stages", {}), "stale": before.get("stale", {}),
     }  # fmt: skip
 
 

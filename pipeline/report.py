@@ -1,7 +1,7 @@
 """The page that a run leaves for people, `index.html`, filled from the files of the run directory alone."""
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def write_index(run_dir: Path | str) -> Path:
     run_dir = Path(run_dir)
     facts = collect_facts(run_dir)
     facts["figures"] = collect_figures(run_dir)
-    facts["other_tables"] = list(collect_tables(run_dir))
+    facts["other_tables"] = list(collect_tables(run_dir, facts["run"].get("stale", {})))
     facts["notebooks"] = [
         {"name": page.stem, "href": f"notebooks/{page.name}", **facts["stages"].get(page.stem, {})}
         for page in sorted((run_dir / "notebooks").glob("*.html"))
@@ -72,13 +72,14 @@ def collect_figures(run_dir: Path) -> list[dict[str, Any]]:
     ]
 
 
-def collect_tables(run_dir: Path) -> Iterator[dict[str, Any]]:
-    """Yield title, note, columns, rows and file of each further result table that is there."""
+def collect_tables(run_dir: Path, stale: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """Yield title, note, columns, rows and file of each further result table that is there; `stale`: {file: reason}."""
     for file, title, note in OTHER_TABLES:
         path = run_dir / f"results/{file}.csv"
         table = pd.read_csv(path) if path.exists() else pd.DataFrame()
         if len(table):
             rows = [[format_value(value) for value in row] for row in table.itertuples(index=False)]
+            note = f"{note} {stale.get(f'results/{file}.csv', '')}"
             yield {"title": title, "note": note, "columns": [*table], "rows": rows, "file": f"{file}.csv"}
 
 

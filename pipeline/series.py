@@ -1,6 +1,7 @@
 """The runner: the notebooks in order, headless, resumable, with a record in `run.json`. No TensorFlow here."""
 
 import contextlib
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -15,12 +16,11 @@ from pipeline.parameters import RunOptions, Stage, all_parameters
 from shared.data import check_can_run
 from shared.evaluation import load_table, renew_table, write_cards
 from shared.models import check_weights
-from shared.run import UsageError, project_root, read_json, resolve_settings
+from shared.run import UsageError, check_run_dir, project_root, resolve_settings
+from shared.run.files import TEMPORARY
 
 LOCK_FILE = ".lock"
-TEMPORARY = ".part-*"  # files that `shared.run.atomic_write` and `phantoms` have not finished
 OUTPUT_FOLDERS = ("data", "models", "results", "notebooks")
-MADE_BY_NOTEBOOKS = "data/manifest.csv"  # a notebook run in JupyterLab leaves this, and no record
 Echo = Callable[[str], None]
 
 
@@ -37,17 +37,20 @@ def run_series(options: RunOptions, *, notebooks_dir: Path | str | None = None, 
     basis = record.find_basis(settings, all_parameters(stages))
     with run_directory(settings.run_dir):
         content = record.open_record(settings, stages, basis)
+        os.environ[TEMPORARY] = content["temporary"]
+        series = parameters.plan(replace(options, only=()), notebooks_dir)[0] if options.only else stages
+        content["stale"] = record.find_stale(content, series, basis)
         if not options.force and all(record.is_done(stage, basis, content, settings.run_dir) for stage in stages):
             echo(f"nothing has changed: {len(stages)} notebooks were done before (--force runs them again)")
         else:
             check_can_run(settings)  # before the first notebook finds out
             if "WEIGHTS" in values:
                 check_weights(settings.weights)
-            remove_leftovers(settings.run_dir)
+            remove_leftovers(settings.run_dir, content["temporary"])
             run_stages(content, stages, basis, settings.run_dir, force=options.force, echo=echo)
         content.update(status="done", finished=record.now())
         record.save_record(content, settings.run_dir)
-        show_table(settings.run_dir, echo)
+        show_table(settings.run_dir, content["stale"], echo)
         write_cards(settings.run_dir)
         echo(f"open {report.write_index(settings.run_dir)}")
     return settings.run_dir
@@ -56,40 +59,31 @@ def run_series(options: RunOptions, *, notebooks_dir: Path | str | None = None, 
 @contextlib.contextmanager
 def run_directory(run_dir: Path) -> Iterator[None]:
     """Make and lock the run directory, or raise UsageError; one that was made here and stayed empty is removed."""
-    check_run_dir(run_dir)
-    is_new = not run_dir.exists()
-    lock = FileLock(run_dir / LOCK_FILE, timeout=0)
+    check_run_dir(run_dir, spare=LOCK_FILE)
+    is_new, lock = not run_dir.exists(), FileLock(run_dir / LOCK_FILE, timeout=0, fallback_to_soft=False)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
         raise UsageError(f"{run_dir}: another run is going on there; wait for it, or give another --run-dir") from None
+    except NotImplementedError:
+        raise UsageError(f"{run_dir}: its file system cannot lock files; give a --run-dir on another disk") from None
     except OSError as error:
         raise UsageError(f"{run_dir}: cannot be written ({error.strerror}); give another --run-dir") from None
     try:
         yield
     finally:
+        os.environ.pop(TEMPORARY, None)
+        if is_new and {path.name for path in run_dir.iterdir()} <= {LOCK_FILE}:  # nobody else can have the lock yet
+            (run_dir / LOCK_FILE).unlink(missing_ok=True)
+            run_dir.rmdir()
         lock.release()
-        if is_new and {path.name for path in run_dir.iterdir()} <= {LOCK_FILE}:
-            shutil.rmtree(run_dir)
 
 
-def check_run_dir(run_dir: Path) -> None:
-    """Raise UsageError for a folder that is not for results: one is new, or empty, or holds what a run left there."""
-    for kept in (Path.home(), project_root(), project_root() / "notebooks", project_root() / "shared"):
-        if kept.resolve().is_relative_to(run_dir):
-            raise UsageError(f"--run-dir {run_dir}: holds {kept}; give a folder of its own, e.g. runs/demo")
-    path = run_dir / record.RECORD_FILE
-    is_ours = "stages" in read_json(path) if path.is_file() else (run_dir / MADE_BY_NOTEBOOKS).is_file()
-    if run_dir.is_dir() and not is_ours and {path.name for path in run_dir.iterdir()} - {LOCK_FILE}:
-        raise UsageError(f"--run-dir {run_dir}: holds files, but no run of this series; give a new or empty folder")
-
-
-def remove_leftovers(run_dir: Path) -> None:
-    """Remove what a killed run has not finished, by its temporary names, from the folders that a run writes."""
-    if (run_dir / record.RECORD_FILE).is_file():
-        left = [path for folder in OUTPUT_FOLDERS for path in (run_dir / folder).rglob(TEMPORARY)]
-        for path in [*left, *run_dir.glob(TEMPORARY)]:
+def remove_leftovers(run_dir: Path, prefix: str) -> None:
+    """Remove what a killed run has not finished, by the beginning of the name that its record gives such files."""
+    for folder in (run_dir, *(run_dir / folder for folder in OUTPUT_FOLDERS)):
+        for path in folder.glob(f"{prefix}*") if folder == run_dir else folder.rglob(f"{prefix}*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
@@ -106,11 +100,11 @@ def run_stages(
         earlier = content["stages"].get(stage.name, {}).get("outputs", [])
         entry: dict[str, Any] = {"status": "running", "started": record.now(), "outputs": earlier}
         entry |= {"key": record.stage_key(stage, basis, content), "parameters": all_parameters([stage])}
-        entry["git"] = content["git"]
+        entry |= {"git": content["git"], "made_from": record.made_from(stage, basis)}
         content["stages"][stage.name] = entry
         record.save_record(content, run_dir)
         if not sys.stderr.isatty():
-            echo(f"{label}: running …")
+            echo(f"{label}: running ...")
         try:
             run_stage(stage, entry, run_dir, label)
         except BaseException as error:
@@ -121,6 +115,7 @@ def run_stages(
                 report.write_index(run_dir)
             raise
         clock[stage.name] = entry["seconds"]
+        content["stale"] = {name: reason for name, reason in content["stale"].items() if name not in entry["made"]}
         record.save_record(content, run_dir)
         echo(f"{label}: {entry['seconds']:.0f} s{time_left(clock, [later.name for later in stages[number:]])}")
 
@@ -136,7 +131,7 @@ def run_stage(stage: Stage, entry: dict[str, Any], run_dir: Path, label: str) ->
     after = stamp_files(run_dir)
     made = {name for name, stamp in after.items() if before.get(name) != stamp}
     kept = after.keys() & set(entry["outputs"])  # made by an earlier run of this stage, found good by this one
-    entry.update(taken, status="done", finished=record.now(), outputs=sorted(made | kept))
+    entry.update(taken, status="done", finished=record.now(), outputs=sorted(made | kept), made=sorted(made))
 
 
 def stamp_files(run_dir: Path) -> dict[str, tuple[int, int]]:
@@ -157,14 +152,16 @@ def time_left(clock: dict[str, float | None], names: list[str]) -> str:
     return (f", about {left:.0f} s left" if left < 90 else f", about {left / 60:.0f} min left") if names else ""
 
 
-def show_table(run_dir: Path, echo: Echo) -> None:
+def show_table(run_dir: Path, stale: dict[str, str], echo: Echo) -> None:
     """Show the comparison table's main columns, once rows of another split than the manifest's have left it."""
-    if (run_dir / MADE_BY_NOTEBOOKS).exists():
+    if (run_dir / "data/manifest.csv").exists():
         renew_table(run_dir)
+    for file, reason in stale.items():
+        echo(f"left out: {file}: {reason}")
     table = load_table(run_dir).fillna({"weights": ""})
     if len(table):
-        interval = "test AUC [95 %]"
-        table[interval] = [f"{row.auc:.3f} [{row.auc_low:.3f}–{row.auc_high:.3f}]" for row in table.itertuples()]
+        interval = "test AUC [95%]"
+        table[interval] = [f"{row.auc:.3f} [{row.auc_low:.3f}, {row.auc_high:.3f}]" for row in table.itertuples()]
         shown = table[["model", "weights", "n_test", interval, "case_auc", "balanced_accuracy"]]
         echo(f"\n{shown.to_string(index=False, float_format='%.3f')}\n")
 

@@ -40,21 +40,23 @@ STYLE: Any = {
     "grid.alpha": 0.25,
     "legend.frameon": False,
 }
+plt.rcParams["text.parse_math"] = False  # a name from the data is no formula, also where a notebook writes it
 
 
 def new_figure(
-    rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (6, 4), **options: Any
+    rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (6, 4), models: Sequence[str] = (), **options: Any
 ) -> tuple[Figure, Any]:
     """Make a figure in the series' style; it is closed, so that a notebook shows it once only.
 
     Args:
         rows, columns: of axes.
         size: width and height in inches.
+        models: whose colours the lines take in turn; () takes `COLOURS`.
         options: further options of `matplotlib.pyplot.subplots`.
     Returns:
-        (Figure, axes): one Axes, or an array of them; lines take the colours of `COLOURS` in turn.
+        (Figure, axes): one Axes, or an array of them.
     """
-    with plt.rc_context(STYLE):
+    with plt.rc_context(STYLE | ({"axes.prop_cycle": cycler(color=model_colours(models))} if models else {})):
         figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", **options)
         plt.close(figure)
     return figure, axes

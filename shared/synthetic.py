@@ -5,14 +5,18 @@ The rungs themselves, the network and its batches stand in notebook 02. No Tenso
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import comb
 from pathlib import PurePosixPath
 
 import cv2
 import numpy as np
 import pandas as pd
+from scipy.special import expit, logit
+from scipy.stats import rankdata, t
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
 from shared import data, evaluation
-from shared.run import EXCLUDED, DataError, Settings
+from shared.run import EXCLUDED, DataError, Settings, claim_run_dir
 
 LAYOUT = "png-npz"
 RUNGS = {
@@ -23,8 +27,9 @@ RUNGS = {
     "R4": "interior only",
     "R5": "low-pass and radial spectrum matched",
 }
+CONTROL = {"real_vs_real": "originals against originals, labels made up by patient"}
 BANDS = 16  # of the radial power spectrum
-MIN_GROUPS = 2  # patients or batches of each class that a split needs
+MIN_GROUPS = 4  # patients or batches of each class: two in each of two folds
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ def load_pair(settings: Settings) -> data.Dataset:
     """
     if settings.dataset == LAYOUT and settings.data_dir is not None:
         return data.load_layout(LAYOUT, settings.data_dir, task="original")
+    claim_run_dir(settings.run_dir)
     folder = data.provide_demo(settings.run_dir / "data/demo-png-npz", layout=LAYOUT, patients=80)
     return data.load_layout(LAYOUT, folder, task="original")
 
@@ -91,7 +97,7 @@ def read_sources(dataset: data.Dataset) -> tuple[Sources, list[str]]:
         groups=rows.patient_id.to_numpy(str),
         names=rows.image_id.to_numpy(str),
         suffixes=np.array([PurePosixPath(path).suffix for path in rows.image_path]),
-        lesions=(rows.lesion if "lesion" in rows else rows.pathology).to_numpy(str),
+        lesions=rows.get("drawn_class", rows.pathology).to_numpy(str),
     )
     return sources, problems
 
@@ -99,10 +105,7 @@ def read_sources(dataset: data.Dataset) -> tuple[Sources, list[str]]:
 def radial_power_spectrum(planes: np.ndarray) -> np.ndarray:
     """Measure the power in bands from the lowest frequency to the Nyquist frequency, under a Hann window.
 
-    Args:
-        planes: float32 (N, S, S).
-    Returns:
-        float64 (N, BANDS), log10; fewer bands where S is below 2 * BANDS.
+    Planes are float32 (N, S, S); the result is float64 (N, BANDS), log10, with fewer bands where S < 2 * BANDS.
     """
     size = planes.shape[1]
     frequencies = np.fft.fftfreq(size, 1 / size)
@@ -118,12 +121,8 @@ def radial_power_spectrum(planes: np.ndarray) -> np.ndarray:
 def measure_cues(planes: np.ndarray, sources: Sources, rung: str) -> dict[str, np.ndarray]:
     """Measure what a rung leaves to see without looking at anatomy.
 
-    Args:
-        planes: float32 (N, S, S), the rung's images.
-        sources: of the same rows. From R1 on there is one container, from R2 on one size, and the cue is a constant.
-        rung: one of `RUNGS`.
-    Returns:
-        {probe: float64 (N, k)}
+    Planes are float32 (N, S, S), the rung's images; the result is {probe: float64 (N, k)}. From R1 on there is one
+    container, from R2 on one size: these cues are constants then.
     """
     shapes = np.array([plane.shape for plane in sources.images], float)
     _, kind, counts = np.unique(shapes, axis=0, return_inverse=True, return_counts=True)
@@ -147,48 +146,56 @@ def measure_cues(planes: np.ndarray, sources: Sources, rung: str) -> dict[str, n
     return {**cues, "all_cues": np.hstack(list(cues.values()))}
 
 
-def score_probe(cue: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Fit a logistic regression on one cue and score the test rows.
+def score_probes(planes: np.ndarray, sources: Sources, rung: str, folds: np.ndarray) -> dict[str, np.ndarray]:
+    """Score each cue of `measure_cues` by a logistic regression fitted on the other folds: {probe: log-odds (N,)}."""
+    options = {"cv": PredefinedSplit(folds), "method": "decision_function"}
+    cues = measure_cues(planes, sources, rung)
+    return {name: cross_val_predict(data.make_logistic(), cue, sources.labels, **options) for name, cue in cues.items()}
+
+
+def compare_in_folds(
+    labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, folds: np.ndarray, *, minus: np.ndarray | None = None
+) -> tuple[evaluation.Interval, float]:
+    """Give the AUC of out-of-fold scores, or a paired difference, its interval by patient and generator batch.
+
+    Only images of one fold are compared, because each fold has a model of its own. The variance is DeLong's for
+    clusters (Obuchowski 1997). There are few batches, so the limits take Student's t, for an AUC on the logit scale.
 
     Args:
-        cue: float (N, k).
-        labels: int (N,).
-        train, test: int positions.
+        labels, scores, groups, folds: (N,); a group lies in one fold.
+        minus: (N,) scores whose AUC is taken off.
     Returns:
-        float (len(test),): log-odds of class 1; all 0 where the cue is a constant.
+        interval; one-sided p of an AUC of 0.5, at least 1 / (ways to say which groups are synthetic).
     """
-    if not np.ptp(cue[train], axis=0).any():
-        return np.zeros(len(test))
-    return data.make_logistic().fit(cue[train], labels[train]).decision_function(cue[test])
-
-
-def score_probes(
-    planes: np.ndarray, sources: Sources, rung: str, train: np.ndarray, test: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Score every probe on a rung, see `measure_cues` and `score_probe`: {probe: float (len(test),)}."""
-    cues = measure_cues(planes, sources, rung)
-    return {name: score_probe(cue, sources.labels, train, test) for name, cue in cues.items()}
+    rows = pd.DataFrame({"fold": folds, "label": labels, "group": groups})
+    pairs = rows.groupby("fold").label.agg(lambda label: label.sum() * (1 - label).sum())
+    area, parts = 0.0, np.zeros(len(rows))
+    for sign, values in [(1, scores), *([] if minus is None else [(-1, minus)])]:
+        for fold, share in (pairs / pairs.sum()).items():
+            here = np.flatnonzero(folds == fold)
+            label, one = labels[here] == 1, rankdata(values[here])
+            for side in (True, False):
+                one[label == side] -= rankdata(values[here][label == side])
+            wins = np.where(label, one / (~label).sum(), 1 - one / label.sum())  # share of the other class beaten
+            area += sign * share * wins[label].mean()
+            parts[here] += sign * share * (wins - wins[label].mean()) / np.where(label, label.sum(), (~label).sum())
+    of_groups = rows.assign(part=parts).groupby(["fold", "group"]).agg({"label": "first", "part": "sum"})
+    count = of_groups.groupby(["fold", "label"]).part.transform("size")
+    error = float(np.sqrt((count / np.maximum(count - 1, 1) * of_groups.part**2).sum()))
+    units = rows.drop_duplicates()
+    few = units.label.value_counts().min()
+    freedom = max(few - len(pairs), 1)
+    low, high = area + np.array([-1, 1]) * (spread := t.ppf(0.975, freedom) * error)
+    if minus is None and 0 < area < 1:
+        low, high = expit(logit(area) + np.array([-1, 1]) * spread / (area * (1 - area)))
+    p_value = t.sf((area - 0.5) / max(error, 1e-12), freedom)
+    return evaluation.Interval(area, low, high, error), max(p_value, 1 / comb(len(units), few))
 
 
 def ladder_row(
-    rung: str, classifier: str, labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, *, description: str = ""
+    rung: str, classifier: str, labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, folds: np.ndarray
 ) -> dict:
-    """Make one row of `results/synthetic_ladder.csv`: AUC, interval by patient or batch, permutation p.
-
-    Args:
-        rung: one of `RUNGS`, or another name with a description of its own.
-        classifier: "cnn" or a probe's name.
-        labels, scores, groups: (n,) of the test rows.
-    """
-    interval = evaluation.bootstrap_interval(labels, scores, groups, draws=1000)
-    # a patient with a synthetic pair holds both classes: then patient and class together exchange their label
-    units = pd.Series(groups).astype(str) + "/" + pd.Series(labels).astype(str)
-    return {
-        "rung": rung,
-        "description": description or RUNGS[rung],
-        "classifier": classifier,
-        "auc": interval.value,
-        "auc_low": interval.low,
-        "auc_high": interval.high,
-        "p_value": evaluation.permutation_p_value(labels, scores, draws=1000, groups=units),
-    }
+    """Make one row of `results/synthetic_ladder.csv`, see `compare_in_folds`; `rung` is in `RUNGS` or `CONTROL`."""
+    interval, p_value = compare_in_folds(labels, scores, groups, folds)
+    limits = {"auc": interval.value, "auc_low": interval.low, "auc_high": interval.high, "p_value": p_value}
+    return {"rung": rung, "description": {**RUNGS, **CONTROL}[rung], "classifier": classifier, **limits}

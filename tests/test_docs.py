@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -27,13 +27,13 @@ def test_examples_of_the_technical_documentation_run(number):
 
 
 def test_documented_commands_parse():
-    """Every `python -m pipeline …` of the README names a command and options that exist."""
+    """Every `python -m pipeline …` of the pages names a command and options that exist."""
     import shlex
 
     from pipeline.__main__ import build_parser
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    commands = re.findall(r"python -m pipeline ([^`\n#]*)", text)
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    commands = re.findall(r"python -m pipeline ([^`\n#…]*)[`\n#]", text)
     assert len(commands) > 8
     for command in commands:
         build_parser().parse_args(shlex.split(command))

@@ -1,8 +1,12 @@
 """What notebook 02 measures on its ladder: the pair of sources, the cues, and the rows of the table."""
 
+from dataclasses import replace
+from functools import partial
+
 import cv2
 import numpy as np
 import pytest
+from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 import phantoms
@@ -36,13 +40,14 @@ def planes(sources):
     return np.stack([cv2.resize(plane, (SIZE, SIZE)) for plane in sources.images]).astype(np.float32)
 
 
-TRAIN, TEST = np.arange(48), np.arange(48, 80)
+FOLDS = np.arange(80) // 8 % 2  # of groups of eight
 
 
 def test_a_cue_that_is_there_separates_and_one_that_is_gone_does_not(sources, planes):
     def areas(rung):
-        scores = synthetic.score_probes(planes, sources, rung, TRAIN, TEST)
-        return {name: roc_auc_score(sources.labels[TEST], values) for name, values in scores.items()}
+        scores = synthetic.score_probes(planes, sources, rung, FOLDS)
+        compare = partial(synthetic.compare_in_folds, sources.labels, groups=sources.groups, folds=FOLDS)
+        return {name: compare(values)[0].value for name, values in scores.items()}
 
     as_they_are, converted, resized = (areas(rung) for rung in ("R0", "R1", "R2"))
     assert as_they_are["container"] == as_they_are["size"] == as_they_are["zeros"] == as_they_are["all_cues"] == 1.0
@@ -67,36 +72,56 @@ def test_cues_have_the_values_of_their_names(sources):
 
 
 def test_radial_spectrum_finds_a_wave():
-    size = 64
-    wave = 100 + 50 * np.sin(2 * np.pi * np.arange(size) * 16 / size)
-    power = synthetic.radial_power_spectrum(np.tile(wave, (1, size, 1)).astype(np.float32))
+    wave = 100 + 50 * np.sin(2 * np.pi * np.arange(64) * 16 / 64)
+    power = synthetic.radial_power_spectrum(np.tile(wave, (1, 64, 1)).astype(np.float32))
     assert power.shape == (1, synthetic.BANDS)
     assert power[0].argmax() == 7  # two rings a band, from ring 1: ring 16 is in the eighth
 
 
-def test_a_probe_of_a_constant_knows_nothing():
-    labels = np.arange(80) % 2
-    assert (synthetic.score_probe(np.ones((80, 3)), labels, TRAIN, TEST) == 0).all()
-    scores = synthetic.score_probe(labels[:, None] + 0.5, labels, TRAIN, TEST)
-    assert ((scores > 0) == labels[TEST]).all()
-
-
 def test_rows_of_the_ladder():
     groups = np.array([f"scan{number}" for number in range(20)] * 2)  # each patient has a synthetic pair
-    labels = np.repeat([0, 1], 20)
-    row = synthetic.ladder_row("R1", "cnn", labels, np.arange(40.0), groups)
+    labels, folds = np.repeat([0, 1], 20), np.tile(np.arange(20) % 2, 2)
+    row = synthetic.ladder_row("R1", "cnn", labels, np.arange(40.0), groups, folds)
     assert list(row) == ["rung", "description", "classifier", "auc", "auc_low", "auc_high", "p_value"]
     assert (row["description"], row["auc"], row["auc_low"]) == (synthetic.RUNGS["R1"], 1.0, 1.0)
-    assert row["p_value"] == pytest.approx(1 / 1001)
-    noise = np.random.default_rng(0).normal(size=40)
-    control = synthetic.ladder_row("real_vs_real", "cnn", labels, noise, groups, description="a control")
-    assert control["description"] == "a control"
-    assert (control["auc_low"] < 0.5 < control["auc_high"]) & (control["p_value"] > 0.05)
+    assert 0 < row["p_value"] < 1e-4
+    assert synthetic.ladder_row("real_vs_real", "cnn", labels, np.zeros(40), groups, folds)["auc"] == 0.5
+
+
+def clustered(random, *, difference, batches=11, patients=80):
+    """Images of a few large batches and many patients, alike within a group; the folds keep groups whole."""
+    sizes = np.r_[np.full(batches, 18), random.integers(1, 5, patients)]
+    groups = np.repeat(np.arange(batches + patients), sizes)
+    labels = (groups >= batches).astype(int)
+    noise = random.normal(size=len(sizes))[groups] * 0.3**0.5 + random.normal(size=len(groups)) * 0.7**0.5
+    return labels, noise + difference * labels, groups, random.permutation(len(sizes))[groups] % 2
+
+
+def test_intervals_hold_the_truth_although_there_are_few_batches():
+    random, truth = np.random.default_rng(0), norm.cdf(0.8 / 2**0.5)
+    found = [synthetic.compare_in_folds(*clustered(random, difference=0.8))[0] for _ in range(100)]
+    assert sum(one.low <= truth <= one.high for one in found) >= 90
+    chance = [synthetic.compare_in_folds(*clustered(random, difference=0))[1] for _ in range(100)]
+    assert sum(p_value < 0.05 for p_value in chance) <= 11
+
+
+def test_images_are_compared_in_their_fold_and_classifiers_in_pairs():
+    labels, scores, groups, folds = clustered(np.random.default_rng(1), difference=1)
+    found = synthetic.compare_in_folds(labels, scores, groups, folds)[0]
+    shifted = synthetic.compare_in_folds(labels, scores + 100 * folds, groups, folds)[0]
+    assert (found.value, found.low) == pytest.approx((shifted.value, shifted.low))
+    worse = scores + np.sin(np.arange(len(scores)))
+    other = synthetic.compare_in_folds(labels, worse, groups, folds)[0]
+    paired = synthetic.compare_in_folds(labels, scores, groups, folds, minus=worse)[0]
+    assert paired.value == pytest.approx(found.value - other.value)
+    assert paired.high - paired.low < found.high - found.low + other.high - other.low
+    whole = synthetic.compare_in_folds(labels, scores, groups, 0 * folds)[0].value
+    assert whole == pytest.approx(roc_auc_score(labels, scores))
 
 
 def test_pair_of_the_settings_or_the_embedded_one(tmp_path, monkeypatch):
     folder = tmp_path / "pair"
-    phantoms.write_demo_data(folder, layout="png-npz", patients=20, n_jobs=1, progress=False)
+    phantoms.write_demo_data(folder, layout="png-npz", patients=32, n_jobs=1, progress=False)
     own = synthetic.load_pair(Settings(dataset="png-npz", data_dir=folder, run_dir=tmp_path))
     asked = []
     monkeypatch.setattr(data, "provide_demo", lambda *where, **options: asked.append((*where, options)) or folder)
@@ -110,9 +135,5 @@ def test_pair_of_the_settings_or_the_embedded_one(tmp_path, monkeypatch):
     assert set(sources.suffixes[sources.labels == 1]) == {".png"}
     assert set(sources.lesions) == {"BENIGN", "MALIGNANT"}
     assert [broken.name in problem for problem in problems] == [True]
-
-
-def test_too_few_groups_are_refused(tmp_path):
-    phantoms.write_demo_data(tmp_path / "pair", layout="png-npz", patients=4, n_jobs=1, progress=False)
     with pytest.raises(DataError, match="batches of synthetic"):
-        synthetic.read_sources(data.load_layout("png-npz", tmp_path / "pair", task="original"))
+        synthetic.read_sources(replace(pair, manifest=pair.manifest[pair.manifest.label == 1]))

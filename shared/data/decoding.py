@@ -3,20 +3,23 @@
 This is where a file becomes pixels. Every class and every source takes this path.
 """
 
+import threading
 import warnings
 import zipfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from shared.run import DataError
 
-MAX_PIXELS = 89_000_000  # more than any mammogram; what is larger is refused before it is decoded
-MAX_BYTES = 12 * MAX_PIXELS  # of one array: three channels of float32
+MAX_PIXELS = 64_000_000  # more than any mammogram; what is larger is refused before it is decoded
+MAX_BYTES = 8 * MAX_PIXELS  # of one array, and of one file
+FORMATS = ("JPEG", "PNG", "TIFF", "PPM", "BMP")  # that Pillow may take a file for, whatever its name says
 REDUCED = {
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
@@ -25,16 +28,50 @@ REDUCED = {
 }
 
 
+class PixelBudget:
+    """Bound the pixels that threads which each work on `one_image` hold together; one image may always be read.
+
+    Only the first file of an image waits (its masks may lie in others), so no thread waits for another that waits.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.free, self.own = most, most, threading.local()
+        self.changed = threading.Condition()
+
+    @contextmanager
+    def one_image(self) -> Iterator[None]:
+        """Give back, at the end of the block, what this thread took in it."""
+        self.own.taken = 0
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.free += self.own.taken
+                self.changed.notify_all()
+            del self.own.taken
+
+    def take(self, pixels: int) -> None:
+        """Wait until `pixels` are free, within `one_image`; elsewhere do nothing."""
+        if hasattr(self.own, "taken"):
+            with self.changed:
+                self.changed.wait_for(lambda: self.own.taken or self.free >= min(pixels, self.most))
+                self.free -= pixels
+                self.own.taken += pixels
+
+
+MEMORY = PixelBudget(2 * MAX_PIXELS)
+
+
 def inside(data_dir: Path, relative: str) -> Path:
-    """Return the file that a table or manifest calls `relative`; a `#fragment` at its end is left out.
+    """Return the file that a table or manifest calls `relative`.
 
     Symbolic links below the data directory are followed: a folder may lie on another disk.
 
     Raises:
         DataError: an absolute path, or one with `..`.
     """
-    text = str(relative).split("#")[0].replace("\\", "/")
-    if not text or text.startswith("/") or ".." in text.split("/") or ":" in text.split("/")[0]:
+    text = str(relative)
+    if not text or text.startswith("/") or ".." in text.split("/"):
         raise DataError(f"{relative!r}: not a path below the data directory; correct it where it is listed")
     return Path(data_dir) / text
 
@@ -54,10 +91,13 @@ def read_grey(path: Path | str, *, min_side: int | None = None) -> np.ndarray:
     path = Path(path)
     try:
         size = path.stat().st_size if path.is_file() else -1
-    except OSError:  # a name that no file can have
+        path.name.encode("utf-8")
+    except (OSError, ValueError):  # a name that no file can have, or none that is text
         size = -1
     if size <= 0:
         raise DataError(f"{path.name}: " + ("no such file" if size < 0 else "an empty file; fetch it again"))
+    if size > MAX_BYTES:
+        raise DataError(f"{path.name}: a file of {size / 1e6:,.0f} MB, far larger than a mammogram")
     suffix = path.suffix.lower()
     if suffix == ".dcm":
         return read_dicom(path)
@@ -67,7 +107,11 @@ def read_grey(path: Path | str, *, min_side: int | None = None) -> np.ndarray:
     check_whole(path, kind)
     needed = min_side if kind == "JPEG" and min_side else max(height, width)
     factor = next((factor for factor in (8, 4, 2) if min(height, width) // factor >= needed), 1)
-    image = cv2.imread(str(path), REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION)
+    MEMORY.take(height * width // factor**2)
+    try:
+        image = cv2.imread(str(path), REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        image = None
     if image is None:
         raise DataError(f"{path.name}: cannot be decoded; fetch the file again")
     return as_grey(image, path.name)
@@ -81,12 +125,12 @@ def read_header(path: Path) -> tuple[str, int, int]:
             return "DICOM", int(header.Rows), int(header.Columns)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 kind, (width, height) = str(image.format), image.size
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, AttributeError):
-        raise DataError(f"{path.name}: not an image that can be read; fetch the file again") from None
     except Image.DecompressionBombError:
         width = height = MAX_PIXELS
+    except Exception:  # Pillow and pydicom raise many types on damaged files
+        raise DataError(f"{path.name}: not an image that can be read; fetch the file again") from None
     if width * height > MAX_PIXELS:
         raise DataError(f"{path.name}: more than {MAX_PIXELS:,} pixels; no mammogram is that large")
     return kind, height, width
@@ -138,6 +182,7 @@ def check_array_header(file: IO[bytes], name: str) -> None:
     channels = shape[-1] if len(shape) == 3 and shape[-1] in (3, 4) else 1
     if values > channels * MAX_PIXELS or values * dtype.itemsize > MAX_BYTES:
         raise DataError(f"{name}: an array of shape {shape}, far larger than a mammogram")
+    MEMORY.take(values)
     if dtype.kind not in "buif":
         raise DataError(f"{name}: an array of type {dtype}; numbers are expected")
 
@@ -200,6 +245,7 @@ def read_dicom(path: Path) -> np.ndarray:
         frames = int(dataset.get("NumberOfFrames") or 1)
         if frames != 1:
             raise DataError(f"{path.name}: {frames} frames; export the mammogram, not the tomosynthesis")
+        MEMORY.take(pixels)
         image = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
     except DataError:
         raise

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from shared.run import MANIFEST_COLUMNS, write_csv
+from shared.run import MANIFEST_COLUMNS, plain_words, write_csv
 
 
 def save_manifest(run_dir: Path, manifest: pd.DataFrame) -> None:
@@ -25,11 +25,11 @@ def load_manifest(run_dir: Path) -> pd.DataFrame:
     path = Path(run_dir) / "data/manifest.csv"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: run notebook 01, or data.prepare(settings), first")
-    manifest = pd.read_csv(path, dtype=str, keep_default_na=False)
+    manifest = plain_words(pd.read_csv(path, dtype=str, keep_default_na=False))
     return manifest.astype({column: int for column in ("label", "fold", "subtype") if column in manifest})
 
 
 def split_key(manifest: pd.DataFrame) -> str:
-    """Return a short hash of images, labels and splits: scores with different keys must not be compared."""
-    text = manifest[["image_id", "label", "split"]].to_csv(index=False, lineterminator="\n")
+    """Return a short hash of images, lesions, labels and splits: scores with different keys must not be compared."""
+    text = manifest.reindex(columns=["image_id", "lesion", "label", "split"]).to_csv(index=False, lineterminator="\n")
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,13 +1,14 @@
 """From settings to data that a model can use: manifest, split, audit and image store, made once per run directory."""
 
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from shared.data import manifests, readers, splits, store
 from shared.data.images import ImageSteps
-from shared.run import EXCLUDED, TEST, TRAIN, VALIDATION, DataError, Settings, UsageError, atomic_write, write_json
+from shared.run import EXCLUDED, TEST, TRAIN, VALIDATION, DataError, Settings, UsageError, claim_run_dir, write_json
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,12 @@ class Prepared:
         """Return the positions of the rows of one or more splits: int (n,), ascending."""
         return np.flatnonzero(self.manifest.split.isin(splits))
 
+    def hold_out(self, fold: int) -> "Prepared":
+        """Return the same data with one fold as validation and all others as train; test stays test."""
+        fold_of = self.manifest.fold
+        split = self.manifest.split.mask(fold_of >= 0, TRAIN).mask(fold_of == fold, VALIDATION)
+        return replace(self, manifest=self.manifest.assign(split=split))
+
 
 def load_dataset(settings: Settings) -> readers.Dataset:
     """Read the data set that `settings` name; the demo data are drawn first where they are missing.
@@ -61,7 +68,10 @@ def load_dataset(settings: Settings) -> readers.Dataset:
     Raises:
         DataError, UsageError: see `readers.load_layout`; also where no image at all can be read.
     """
-    data_dir = settings.data_dir or readers.provide_demo(settings.run_dir / "data/demo")
+    data_dir = settings.data_dir
+    if data_dir is None:
+        claim_run_dir(settings.run_dir)
+        data_dir = readers.provide_demo(settings.run_dir / "data/demo")
     dataset = readers.load_layout(settings.dataset, data_dir, task=settings.task, input=settings.input)
     first = ""
     for row in dataset.manifest.itertuples():
@@ -87,9 +97,8 @@ def check_can_run(settings: Settings) -> None:
         DataError, UsageError: one clear line.
     """
     try:
-        with atomic_write(settings.run_dir / ".writable") as temporary:
-            temporary.touch()
-        (settings.run_dir / ".writable").unlink()
+        settings.run_dir.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=settings.run_dir).close()
     except OSError as error:
         message = f"RUN_DIR {settings.run_dir}: cannot be written ({error.strerror}); choose another --run-dir"
         raise UsageError(message) from None
@@ -118,6 +127,7 @@ def prepare(settings: Settings) -> Prepared:
     """
     folder = settings.run_dir / "data"
     dataset = load_dataset(settings)
+    claim_run_dir(settings.run_dir)
     images, masks, statistics = store.build_image_store(dataset, folder, image_steps(settings))
     manifest = splits.assign_splits(
         dataset.manifest,

@@ -1,11 +1,11 @@
 """The image store: all prepared images in one uint8 array on disk, `images.npy`, and what their files echo."""
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from shared import __version__
+from shared.data import decoding
 from shared.data.images import ImageSteps, prepare_image, prepare_mask, raw_scale
 from shared.data.readers.common import Dataset
 from shared.run import EXCLUDED, DataError, atomic_write, read_json, write_csv, write_json
@@ -51,14 +52,12 @@ def store_key(dataset: Dataset, steps: ImageSteps) -> str:
     columns = dataset.manifest[["image_path", "mask_path", "split"]]  # split: rows that the reader rules out stay black
     for image_path, mask_path, split in columns.itertuples(index=False):
         digest.update(f"{image_path}|{mask_path}|{split}".encode())
-        file = image_path.split("#")[0]
-        if file not in seen:
-            seen.add(file)
-            try:
-                state = (dataset.data_dir / file).stat()
-                digest.update(f"{state.st_size}-{state.st_mtime_ns}".encode())
-            except (OSError, ValueError):  # not there, or a name that no file can have
-                digest.update(b"none")
+        for file in (image_path, image_path.rpartition("#")[0]):  # the file, or a place in the file
+            if file and file not in seen:
+                seen.add(file)
+                with contextlib.suppress(OSError, ValueError):  # not there, or a name that no file can have
+                    state = (dataset.data_dir / file).stat()
+                    digest.update(f"{state.st_size}-{state.st_mtime_ns}".encode())
     return digest.hexdigest()[:32]
 
 
@@ -88,7 +87,7 @@ def build_image_store(dataset: Dataset, folder: Path, steps: ImageSteps) -> Stor
     for name in ("images.json", "masks.npy"):
         (folder / name).unlink(missing_ok=True)
     rows, statistics = list(dataset.manifest.itertuples(index=False)), []
-    with ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         parts = [stack.enter_context(atomic_write(folder / name)) for name in names]
         for part in parts:
             np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
@@ -137,6 +136,12 @@ def open_image_store(folder: Path) -> Store:
 
 def prepare_row(dataset: Dataset, row: Any, steps: ImageSteps, has_masks: bool) -> tuple[np.ndarray, np.ndarray, tuple]:
     """Return (image, mask, values of `STATISTICS_COLUMNS`) of one manifest row."""
+    with decoding.MEMORY.one_image():
+        return read_row(dataset, row, steps, has_masks)
+
+
+def read_row(dataset: Dataset, row: Any, steps: ImageSteps, has_masks: bool) -> tuple[np.ndarray, np.ndarray, tuple]:
+    """Do what `prepare_row` does, in its share of the memory."""
     empty = np.zeros((steps.size, steps.size), np.uint8)
     try:
         if row.split == EXCLUDED:

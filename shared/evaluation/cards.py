@@ -4,14 +4,16 @@ What the run directory does not hold is said not to be there.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
 
 from shared.data import load_manifest
-from shared.evaluation import intervals, metrics, results
+from shared.evaluation import groups, results
 from shared.run import BASELINES, EXCLUDED, TEST, read_json, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -22,7 +24,6 @@ BASELINE_WORDS = {
     "birads": "the radiologist's BI-RADS assessment of the same images",
     "descriptors": "the radiologist's words for shape, margins, type and distribution",
 }
-GROUPS = ("abnormality_type", "breast_density")
 DONE = {
     "external": "results/external_validation.csv",
     "paired": "results/paired_differences.csv",
@@ -45,20 +46,13 @@ def write_cards(run_dir: Path | str) -> list[Path]:
 
 
 def score_subgroups(run_dir: Path, chosen: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Score the chosen row of the table on all its test images, by type of lesion and by density."""
+    """Score the chosen row of the table on groups of its test images; see `compare_groups`."""
     if chosen is None:
         return []
     predictions = results.load_predictions(run_dir, chosen["model"])
-    test = predictions[predictions.split == TEST].merge(load_manifest(run_dir)[["image_id", *GROUPS]], on="image_id")
-    parts = [("all", "all", test)]
-    parts += [(column, value or "unknown", rows) for column in GROUPS for value, rows in test.groupby(column)]
-    found = []
-    for column, group, part in parts:
-        area = intervals.bootstrap_interval(part.label, part.score, part.patient_id)
-        figures = metrics.summarise(part.label, part.score, threshold=chosen["threshold"])
-        figures |= {"column": column, "group": group, "n_patients": part.patient_id.nunique()}
-        found.append(figures | {"auc_low": area.low, "auc_high": area.high})
-    return found
+    manifest = load_manifest(run_dir)[["image_id", *groups.GROUPS]].drop(columns="side")
+    test = predictions[predictions.split == TEST].merge(manifest, on="image_id")
+    return groups.compare_groups(test, groups.GROUPS, threshold=chosen["threshold"], draws=500).to_dict("records")
 
 
 def render(template: Path, facts: Mapping[str, Any], target: Path) -> Path:
@@ -92,14 +86,19 @@ def collect_facts(run_dir: Path | str) -> dict[str, Any]:
     facts: dict[str, Any] = {
         name: read_json(run_dir / file) if (run_dir / file).exists() else {} for name, file in paths.items()
     }
+    if "settings" not in facts["run"]:  # the mark that a notebook leaves
+        facts["run"] = {}
     run, audit = facts["run"], facts["audit"]
+    rows = ((Path(file), reason) for file, reason in run.get("stale", {}).items())
+    facts["left_out"] |= {path.stem: reason for path, reason in rows if path.parent.name == "metrics"}
     table = results.load_table(run_dir)
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    exclusions, chosen = audit.get("exclusions", {}), None
+    exclusions, chosen, eligible = audit.get("exclusions", {}), None, []
     if (run_dir / "data/manifest.csv").exists():
         manifest = load_manifest(run_dir)
         exclusions = exclusions or manifest.exclusion_reason[manifest.split == EXCLUDED].value_counts().to_dict()
-        chosen = results.choose_image_model(results.load_results(run_dir))
+        found = results.load_results(run_dir)
+        chosen, eligible = results.choose_image_model(found), results.image_models(found)
     fixed = ("split", "images", "patients", "prevalence")  # the two other columns are named after the classes
     name = run.get("dataset", {}).get("name") or (rows[0]["dataset"] if rows else audit.get("dataset", "unknown"))
     facts |= {
@@ -113,11 +112,20 @@ def collect_facts(run_dir: Path | str) -> dict[str, Any]:
         "exclusions": exclusions,
         "baselines": [row | {"words": BASELINE_WORDS[row["model"]]} for row in rows if row["model"] in BASELINES],
         "models": [row for row in rows if row["model"] not in BASELINES],
+        "eligible": len(eligible),
+        "training": read_training(run_dir / f"results/training_logs/{chosen}.csv"),
         "chosen": next((row for row in rows if row["model"] == chosen), None),
         "has_external": (run_dir / DONE["external"]).exists(),
     }
     question, answer, limits = (fill(TEMPLATES / f"{name}.txt", facts) for name in ("question", "answer", "limits"))
     return facts | {"question": question.strip(), "answer": answer.split("\n")[:-1], "limits": limits.split("\n")[:-1]}
+
+
+def read_training(log: Path) -> dict[str, Any]:
+    """Return epochs and highest learning rate of a training log, as far as it holds them."""
+    frame = pd.read_csv(log) if log.exists() else pd.DataFrame()
+    rate = frame["learning_rate"].max() if "learning_rate" in frame else UNANSWERED
+    return {"epochs": len(frame), "learning_rate": rate}
 
 
 def short(value: float | None, digits: int = 2) -> str:
@@ -139,6 +147,7 @@ def number(value: float | None) -> str:
 
 
 def markdown_cell(value: object) -> str:
-    """Make any value fit into one cell of a Markdown table."""
+    """Make any value fit into one line, or cell of a table, of Markdown, where nothing in it is markup."""
     text = UNANSWERED if value is None or value == "" else str(value)
-    return " ".join(text.split()).replace("|", "\\|")
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\|`*\[\]$])", r"\\\1", text)

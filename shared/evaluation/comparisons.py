@@ -1,6 +1,6 @@
 """Compare models on the same images, and test scores against chance."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from math import nan
 
 import numpy as np
@@ -8,8 +8,10 @@ import pandas as pd
 from numpy.typing import ArrayLike as Array
 from scipy import stats
 
-from shared.evaluation.intervals import bootstrap_difference, number_groups
+from shared.evaluation.intervals import bootstrap_interval, number_groups
 from shared.evaluation.metrics import auc, check_scores, has_both
+
+POWER = float(stats.norm.ppf(0.975) + stats.norm.ppf(0.8))  # standard errors that 80 % power takes
 
 
 def delong_test(labels: Array, scores_a: Array, scores_b: Array, *, patients: Array | None = None) -> float:
@@ -71,30 +73,50 @@ def holm(p_values: Array) -> np.ndarray:
 
 
 def paired_differences(
-    labels: Array, scores: Mapping[str, Array], patients: Array, *, pairs: Iterable[tuple[str, str]], seed: int = 0
+    labels: Array,
+    scores: Mapping[str, Array],
+    patients: Array,
+    *,
+    pairs: Iterable[tuple[str, str]],
+    primary: Collection[tuple[str, str]] | None = None,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Compare models two by two on the same images.
 
-    The columns: model_a, model_b, delta_auc, low, high (paired bootstrap by patient), p_delong (clustered by patient),
-    p_holm (over these pairs).
+    Args:
+        pairs: (model, model) to compare.
+        primary: those of them that were named before test was read; None takes all. Only they get a p after Holm,
+            over their own number; the others are descriptive.
+    Returns:
+        model_a, model_b, delta_auc, low, high (paired bootstrap by patient), p_delong (clustered by patient), p_holm
+        (NaN where the pair is descriptive), detectable (the smallest difference that as many patients show with a
+        power of 80 % in a test at 0.05: 2.8 standard errors of this pair).
     """
-    rows = []
+    pairs, rows = list(pairs), []
     for a, b in pairs:
-        interval = bootstrap_difference(labels, scores[a], scores[b], patients, seed=seed)
+        interval = bootstrap_interval(labels, scores[a], patients, minus=scores[b], seed=seed)
         p_value = delong_test(labels, scores[a], scores[b], patients=patients)
-        rows.append((a, b, interval.value, interval.low, interval.high, p_value))
-    table = pd.DataFrame(rows, columns=["model_a", "model_b", "delta_auc", "low", "high", "p_delong"])
-    return table.assign(p_holm=holm(table.p_delong))
+        rows.append((a, b, interval.value, interval.low, interval.high, p_value, POWER * interval.standard_error))
+    table = pd.DataFrame(rows, columns=["model_a", "model_b", "delta_auc", "low", "high", "p_delong", "detectable"])
+    tested = [primary is None or pair in primary for pair in pairs]
+    table.insert(6, "p_holm", holm(table.p_delong.where(tested)))
+    return table
 
 
 def describe_differences(differences: pd.DataFrame) -> pd.DataFrame:
-    """Put what `paired_differences` returns into words, one row a pair; the verdict follows Holm's p at 0.05."""
+    """Put what `paired_differences` returns into words, one row a pair.
+
+    The verdict follows Holm's p at 0.05; a pair without one is descriptive and gets no verdict. "No difference shown"
+    stands beside the difference that this test set could have shown.
+    """
     texts = [f"{row.delta_auc:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" for row in differences.itertuples()]
     words = {"model": differences.model_a, "against": differences.model_b, "AUC difference": texts}
     for name, column in (("p", "p_delong"), ("p, Holm", "p_holm")):
         words[name] = ["" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}" for p in differences[column]]
-    cases = (differences.p_holm.isna(), differences.p_holm > 0.05, differences.delta_auc > 0)
-    words["verdict"] = np.select(cases, ("no test possible", "no difference shown", "better"), "worse")
+    not_shown = [f"no difference shown; 80 % power from {value:.3f}" for value in differences.detectable]
+    cases = (differences.p_delong.isna(), differences.p_holm.isna(), differences.p_holm > 0.05)
+    answers = ("no test possible", "descriptive", not_shown, np.where(differences.delta_auc > 0, "better", "worse"))
+    words["verdict"] = np.select(cases, answers[:3], answers[3])
     return pd.DataFrame(words).set_index("model")
 
 

@@ -24,7 +24,7 @@ def parallel(scheduler: str = "") -> Iterator[None]:
         scheduler: "tcp://host:8786", of Dask; its workers have this project installed. "" stays on this machine.
     """
     if not scheduler:
-        with joblib.parallel_config(n_jobs=-1):
+        with joblib.parallel_config("loky", n_jobs=-1, idle_worker_timeout=10):  # seconds; of a killed run, too
             yield
         return
     try:
@@ -44,6 +44,7 @@ class OutOfFold:
     """What cross-validation gives of one classifier."""
 
     by_seed: np.ndarray  # float64 (seeds, N), by the model that did not see the row; by all where it is in no fold
+    by_model: np.ndarray  # float64 (seeds * folds, N), every fold model on all rows, those it learned from too
     seconds: float  # of training, summed over folds and seeds
 
     @property
@@ -64,7 +65,7 @@ def cross_validate_heads(
     """
     found = {}
     for name, head in heads.items():
-        scores, seconds = np.zeros((len(folds), len(labels))), 0.0
+        scores, every, seconds = np.zeros((len(folds), len(labels))), [], 0.0
         for place, (seed, held_out) in enumerate(folds.items()):
             rows = np.concatenate(held_out)
             cuts = [(np.setdiff1d(rows, held), held) for held in held_out]
@@ -74,8 +75,9 @@ def cross_validate_heads(
                 run = cross_validate(clone(head).set_params(**seeded), features, labels, cv=cuts, return_estimator=True)
             predicted = np.array([model.predict_proba(features)[:, 1] for model in run["estimator"]])
             scores[place] = predicted.mean(axis=0)
+            every.append(predicted)
             for held, column in zip(held_out, predicted, strict=True):
                 scores[place, held] = column[held]
             seconds += float(run["fit_time"].sum())
-        found[name] = OutOfFold(scores, seconds)
+        found[name] = OutOfFold(scores, np.concatenate(every), seconds)
     return found

@@ -10,12 +10,14 @@ import pandas as pd
 
 from shared import data
 from shared.evaluation import intervals, metrics
-from shared.run import EXCLUDED, TEST, DataError, Settings, write_csv
+from shared.evaluation.points import YOUDEN, operating_points
+from shared.evaluation.results import load_predictions
+from shared.run import EXCLUDED, PREDICTION_COLUMNS, TEST, DataError, Settings, write_csv
 
 COLUMNS = (
-    "model", "dataset", "n", "prevalence", "auc", "auc_low", "auc_high", "threshold", "sensitivity", "specificity",
+    "model", "dataset", "n", "prevalence", "auc", "auc_low", "auc_high", "threshold",
+    "sensitivity", "sensitivity_low", "sensitivity_high", "specificity", "specificity_low", "specificity_high",
 )  # fmt: skip
-SCORED = ("image_id", "patient_id", "side", "split", "fold", "label", "score")
 
 
 def validate_externally(
@@ -26,6 +28,7 @@ def validate_externally(
     DataError where it holds patients or pictures of the first.
 
     Args:
+        data_dir: the folder that holds it; "" with the data set "demo" draws a second hospital, with another film.
         results: as from `load_results`. Scores of the networks of a row (`files`, default: the model's name) are
             averaged, with `tta` over the orientations too; rows without saved networks are passed over.
     Returns:
@@ -33,6 +36,9 @@ def validate_externally(
     """
     from shared import models
 
+    if dataset_name == "demo" and not data_dir:
+        data_dir = settings.run_dir / "data/demo_second_hospital"
+        data.provide_demo(data_dir, patients=60, acquisition="B")
     external, rows = read_second(settings, dataset_name, data_dir), []
     for name, result in results.items():
         paths = [settings.run_dir / f"models/{file}.keras" for file in result.get("files", [name])]
@@ -42,10 +48,14 @@ def validate_externally(
         networks = [models.load_model(path) for path in paths]
         scores = [models.predict_held_out(external, network, orientations=orientations) for network in networks]
         scored = external.manifest.assign(score=np.mean(scores, axis=0))[external.manifest.split == TEST]
-        write_csv(settings.run_dir / f"results/external/{dataset_name}/{name}.csv", scored[list(SCORED)])
+        write_csv(settings.run_dir / f"results/external/{dataset_name}/{name}.csv", scored[list(PREDICTION_COLUMNS)])
         area = intervals.bootstrap_interval(scored.label, scored.score, scored.patient_id)
         figures = metrics.summarise(scored.label, scored.score, threshold=result["threshold"])
         figures |= {"model": name, "dataset": dataset_name, "auc_low": area.low, "auc_high": area.high}
+        home = load_predictions(settings.run_dir, name)
+        point = operating_points(home[home.split != TEST], scored)[YOUDEN]  # the threshold was chosen at home
+        for measure, rate in (("sensitivity", point.sensitivity), ("specificity", point.specificity)):
+            figures |= {f"{measure}_low": rate.low, f"{measure}_high": rate.high}
         rows.append(figures)
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     write_csv(settings.run_dir / "results/external_validation.csv", table)

@@ -1,7 +1,8 @@
 """Give a figure its 95 % interval by drawing whole patients with replacement: images of a patient resemble each other.
 
 `draws` is the number of bootstrap samples; the same `seed` draws the same patients for every model on the same rows.
-Draws in which a figure is NaN, because a class is missing, are left out. Limits always hold the value between them.
+Limits are bias-corrected and accelerated (BCa; Efron, JASA 1987), because percentiles cover too little where patients
+are few. Draws in which a figure is NaN, because a class is missing, are left out; the value lies between its limits.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,12 +12,16 @@ from math import nan
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike as Array
+from scipy import stats
 from sklearn.metrics import roc_curve
 
 from shared.evaluation.metrics import check_scores, has_both
 
 TAILS = (0.025, 0.975)
+NONE = np.empty(0)
 CELLS = 500_000  # weights held at a time while bootstrapping: a few MB, so that they stay in the CPU's cache
+FEW = 20  # patients of a class: intervals of smaller groups are descriptive
+MANY = 1000  # patients; from here on percentiles and BCa agree, and percentiles are taken
 Statistic = Callable[[np.ndarray], np.ndarray]  # weights (D, N) -> its values in each weighted sample, (D, M)
 
 
@@ -30,7 +35,9 @@ class Interval:
     standard_error: float = nan
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.value:.3f}".replace("nan", "–") + (
+            f" [{self.low:.3f}, {self.high:.3f}]" if np.isfinite(self.low) else ""
+        )
 
     @property
     def excludes_zero(self) -> bool:
@@ -38,18 +45,25 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def bootstrap_interval(labels: Array, scores: Array, patients: Array, *, draws: int = 2000, seed: int = 0) -> Interval:
-    """Give the AUC its percentile bootstrap interval by patient; [1, 1] for perfect scores, NaN for one class."""
-    labels, scores = check_scores(labels, scores)
-    return draw_intervals(weighted_auc(labels, scores), patients, len(labels), draws, seed)[0]
-
-
-def bootstrap_difference(
-    labels: Array, scores_a: Array, scores_b: Array, patients: Array, *, draws: int = 2000, seed: int = 0
+def bootstrap_interval(
+    labels: Array, scores: Array, patients: Array, *, minus: Array | None = None, draws: int = 2000, seed: int = 0
 ) -> Interval:
-    """Give the difference of two AUCs (first minus second) its paired interval: both see the same patients a draw."""
-    first, second = (weighted_auc(*check_scores(labels, scores)) for scores in (scores_a, scores_b))
-    return draw_intervals(lambda weights: first(weights) - second(weights), patients, np.size(labels), draws, seed)[0]
+    """Give an AUC, or the paired difference of two, its interval by patient; NaN for one class.
+
+    Args:
+        scores: (N,), or (S, N) of S trainings: the mean of their AUCs, and each draw takes trainings with replacement
+            as well as patients. With few trainings such an interval is still too short.
+        minus: scores of the same shape whose AUC is subtracted; both see the same patients a draw.
+    """
+    labels = np.asarray(labels)
+    trainings = [[] if part is None else list(np.atleast_2d(part)) for part in (scores, minus)]
+    added, taken = ([weighted_auc(*check_scores(labels, row)) for row in part] for part in trainings)
+
+    def areas(weights: np.ndarray) -> np.ndarray:
+        found = np.hstack([area(weights) for area in added])
+        return found - np.hstack([area(weights) for area in taken]) if taken else found
+
+    return draw_intervals(areas, patients, len(labels), draws, seed, mean_of_columns=len(added) > 1)[0]
 
 
 def bootstrap_means(values: Array, patients: Array, *, draws: int = 2000, seed: int = 0) -> list[Interval]:
@@ -64,24 +78,49 @@ def bootstrap_means(values: Array, patients: Array, *, draws: int = 2000, seed: 
     return draw_intervals(means, patients, len(values), draws, seed)
 
 
-def draw_intervals(compute: Statistic, patients: Array, n_rows: int, draws: int, seed: int) -> list[Interval]:
-    """Compute a statistic on all rows and on bootstrap samples of patients: one Interval a column."""
+def draw_intervals(
+    compute: Statistic, patients: Array, n_rows: int, draws: int, seed: int, *, mean_of_columns: bool = False
+) -> list[Interval]:
+    """Compute a statistic on all rows and on bootstrap samples of patients: one Interval a column.
+
+    With `mean_of_columns` the columns are trainings: one Interval, of their mean, whose draws take columns as well.
+    """
+    codes = number_groups(patients, n_rows)
     samples = np.concatenate([compute(weights) for weights in draw_patients(patients, n_rows, draws, seed)])
-    intervals = []
-    for value, column in zip(compute(np.ones((1, n_rows)))[0].tolist(), samples.T, strict=True):
-        kept = column[np.isfinite(column)]
-        if np.isfinite(value) and len(kept) > 1:
-            low, high = np.quantile(kept, TAILS)
-            intervals.append(Interval(value, min(float(low), value), max(float(high), value), float(kept.std(ddof=1))))
-        else:
-            intervals.append(Interval(value, nan, nan))
-    return intervals
+    values, left_out = compute(np.ones((1, n_rows))), np.empty((0, samples.shape[1]))
+    if mean_of_columns:
+        count = samples.shape[1]
+        shares = np.random.default_rng((seed, 1)).multinomial(count, np.full(count, 1 / count), size=draws) / count
+        samples, values = (samples * shares).sum(axis=1, keepdims=True), values.mean(axis=1, keepdims=True)
+    elif 1 < codes.max() + 1 < MANY:
+        left_out = compute((codes != np.arange(codes.max() + 1)[:, None]).astype(float))
+    return [make_interval(value, samples[:, i], left_out[:, i]) for i, value in enumerate(values[0].tolist())]
 
 
-def draw_patients(patients: Array, n_rows: int, draws: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield float (chunk, n_rows): how often each row's patient was drawn. All draws, some MB at a time."""
+def make_interval(value: float, samples: np.ndarray, left_out: np.ndarray = NONE) -> Interval:
+    """Make an Interval of bootstrap samples (D,), BCa where `left_out` (P,) has the value less one patient each."""
+    kept = samples[np.isfinite(samples)]
+    if not np.isfinite(value) or len(kept) < 2:
+        return Interval(value, nan, nan)
+    tails = np.array(TAILS)
+    jackknife = left_out[np.isfinite(left_out)]
+    if len(jackknife) > 1 and np.ptp(kept) > 0:
+        distances = jackknife.mean() - jackknife
+        acceleration = np.sum(distances**3) / max(6 * np.sum(distances**2) ** 1.5, 1e-300)
+        below = (np.mean(kept < value) + np.mean(kept <= value)) / 2
+        bias = stats.norm.ppf(np.clip(below, 1 / len(kept), 1 - 1 / len(kept)))
+        moved = bias + stats.norm.ppf(tails)
+        tails = stats.norm.cdf(bias + moved / (1 - acceleration * moved))
+    low, high = np.quantile(kept, tails)
+    return Interval(value, min(float(low), value), max(float(high), value), float(kept.std(ddof=1)))
+
+
+def draw_patients(
+    patients: Array, n_rows: int, draws: int, seed: int | tuple[int, int], *, chunk: int = 0
+) -> Iterator[np.ndarray]:
+    """Yield float (chunk, n_rows): how often each row's patient was drawn. All draws, `chunk` or some MB at a time."""
     codes, generator = number_groups(patients, n_rows), np.random.default_rng(seed)
-    count, chunk = codes.max() + 1, max(1, CELLS // n_rows)
+    count, chunk = codes.max() + 1, chunk or max(1, CELLS // n_rows)
     for start in range(0, draws, chunk):
         drawn = generator.multinomial(count, np.full(count, 1 / count), size=min(chunk, draws - start))
         yield drawn[:, codes].astype(float)

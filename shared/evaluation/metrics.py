@@ -1,11 +1,10 @@
-"""Score predictions: discrimination, thresholds, calibration, cases.
+"""Score predictions: discrimination, thresholds, calibration error, lesions and cases.
 
 The same in every module of this room: labels are int (N,), 0 or 1; scores float (N,), larger means class 1; patients
 (N,), any identifier. An image is called class 1 where `score >= threshold`. What cannot be computed because a class is
 missing is NaN, without a warning; `choose_threshold` and `fit_platt` raise DataError then.
 """
 
-from dataclasses import dataclass
 from math import nan
 from typing import Any
 
@@ -14,8 +13,6 @@ import pandas as pd
 from numpy.typing import ArrayLike as Array
 from scipy import special
 from sklearn import metrics as sk
-from sklearn.calibration import calibration_curve
-from sklearn.linear_model import LogisticRegression
 
 from shared.run import DataError
 
@@ -97,23 +94,45 @@ def choose_threshold(labels: Array, scores: Array, *, rule: str = "youden", targ
     labels, scores = check_scores(labels, scores)
     if not has_both(labels):
         raise DataError(f"all {len(labels)} labels are {labels[0]}: no threshold can be chosen with one class only")
-    false_alarms, sensitivities, cuts = sk.roc_curve(labels, scores, drop_intermediate=False)
-    specificities, values = 1 - false_alarms, cuts[1:]  # the distinct scores, from the largest, after inf
+    if rule not in ("youden", "sensitivity", "specificity"):
+        raise ValueError(f"rule {rule!r} is not one of youden, sensitivity, specificity")
+    if rule != "youden" and (target is None or not 0 <= target <= 1):
+        raise ValueError(f"rule {rule!r} needs a target in [0, 1], not {target}")
+    return float(weighted_thresholds(labels, scores, np.ones((1, len(labels))), rule, np.array([target or 0.0]))[0])
+
+
+def weighted_thresholds(
+    labels: np.ndarray, scores: np.ndarray, weights: np.ndarray, rule: str, targets: np.ndarray
+) -> np.ndarray:
+    """Return the threshold of `choose_threshold` in each weighted sample, weights (D, N) and targets (D,): float (D,).
+
+    NaN where a class has no weight.
+    """
+    values, places = np.unique(-scores, return_inverse=True)
+    values = -values  # the distinct scores, from the largest
     halfway = values[:-1] / 2 + values[1:] / 2
     halfway = np.where(halfway > values[1:], halfway, values[:-1])  # neighbouring floats have nothing between them
     thresholds = np.concatenate([[np.nextafter(values[0], np.inf)], halfway, values[-1:]])
+    order = np.argsort(places, kind="stable")
+    starts = np.searchsorted(places[order], np.arange(len(values)))
+    nothing = np.zeros((len(weights), 1))
+    with np.errstate(invalid="ignore"):
+        shares = []
+        for part in (labels == 1, labels == 0):
+            called = np.cumsum(np.add.reduceat((weights * part)[:, order], starts, axis=1), axis=1)
+            shares.append(np.hstack([nothing, called / called[:, -1:]]))
+    sensitivities, specificities = shares[0], 1 - shares[1]
     if rule == "youden":
-        second = labels.mean() * sensitivities + (1 - labels.mean()) * specificities
-        first = sensitivities + specificities
-    elif rule in ("sensitivity", "specificity"):
-        if target is None or not 0 <= target <= 1:
-            raise ValueError(f"rule {rule!r} needs a target in [0, 1], not {target}")
-        second, freed = (sensitivities, specificities) if rule == "sensitivity" else (specificities, sensitivities)
-        first = np.where(second >= target - 1e-12, freed, -1.0)
+        ones = (weights @ labels / weights.sum(axis=1))[:, None]
+        first, second = sensitivities + specificities, ones * sensitivities + (1 - ones) * specificities
     else:
-        raise ValueError(f"rule {rule!r} is not one of youden, sensitivity, specificity")
-    # rounding: sums that are equal on paper must tie, or the second criterion never decides
-    return float(thresholds[np.lexsort([np.round(second, 12), np.round(first, 12)])[-1]])
+        second, freed = (sensitivities, specificities)[:: 1 if rule == "sensitivity" else -1]
+        first = np.where(second >= targets[:, None] - 1e-12, freed, -1.0)
+    # sums that are equal on paper must tie, or the second criterion never decides
+    second = np.where(first >= first.max(axis=1, keepdims=True) - 1e-12, second, -1.0)
+    ties = second >= second.max(axis=1, keepdims=True) - 1e-12
+    chosen = thresholds[ties.shape[1] - 1 - np.argmax(ties[:, ::-1], axis=1)]
+    return np.where(np.isfinite(sensitivities[:, -1] + specificities[:, -1]), chosen, nan)
 
 
 def expected_calibration_error(labels: Array, scores: Array, *, bins: int = 10) -> float:
@@ -122,48 +141,22 @@ def expected_calibration_error(labels: Array, scores: Array, *, bins: int = 10) 
     Naeini et al., AAAI 2015. In [0, 1]; depends on the bins and is biased upwards for few images.
     """
     labels, scores = check_scores(labels, scores, probabilities=True)
-    observed, mean_score = calibration_curve(labels, scores, pos_label=1, n_bins=bins)
-    count = np.bincount(np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], scores))
-    return float(np.average(np.abs(observed - mean_score), weights=count[count > 0]))
+    excess = np.bincount(np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], scores), weights=labels - scores)
+    return float(np.abs(excess).sum() / len(scores))
 
 
-@dataclass(frozen=True)
-class Platt:
-    """Calibration `sigmoid(slope * logit(score) + intercept)`; a negative slope turns the ranks round."""
+def lesion_table(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Average the scores of a lesion over its views: patient_id, side, lesion, label, score, one row a lesion.
 
-    slope: float
-    intercept: float
-
-    def apply(self, scores: Array) -> np.ndarray:
-        """Return calibrated scores, float64, of the shape of `scores` (probabilities)."""
-        return special.expit(self.slope * logit(scores) + self.intercept)
-
-
-def fit_platt(labels: Array, scores: Array) -> Platt:
-    """Fit Platt scaling on validation scores (probabilities), with Platt's smoothed targets (Platt 1999, section 2.2).
-
-    Without the smoothing, scores that separate the classes would be sent to 0 and 1.
+    Where `lesion` is empty or no column, a side is one lesion; where the side is unknown, the patient is one side.
     """
-    labels, scores = check_scores(labels, scores, probabilities=True)
-    if not has_both(labels):
-        raise DataError(f"all {len(labels)} labels are {labels[0]}: no calibration can be fitted with one class only")
-    ones, zeros = labels.sum(), (1 - labels).sum()
-    target = np.where(labels == 1, (ones + 1) / (ones + 2), 1 / (zeros + 2))
-    logits = logit(scores)
-    spread = logits.std() or 1.0  # standardised, so that the solver converges from saturated scores too
-    column = ((logits - logits.mean()) / spread)[:, None]
-    # a soft target t is an image seen with weight t as class 1 and with weight 1 - t as class 0
-    model = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000)
-    model.fit(np.vstack([column, column]), np.repeat([1, 0], len(labels)), np.concatenate([target, 1 - target]))
-    slope = float(model.coef_[0, 0] / spread)
-    return Platt(slope=slope, intercept=float(model.intercept_[0] - slope * logits.mean()))
+    keys = {name: predictions[name].fillna("") if name in predictions else "" for name in ("side", "lesion")}
+    lesions = predictions.assign(**keys).groupby(["patient_id", *keys], sort=True)
+    means = lesions.agg(label=("label", "max"), score=("score", "mean")).reset_index()
+    return means.assign(score=means.score.round(12))  # the mean of equal scores must tie with another such mean
 
 
 def case_table(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Average the scores of one patient's side over its views and lesions: one row a case.
-
-    A case is class 1 where any of its images is. Where the side is unknown, the patient is the case.
-    """
-    cases = predictions.assign(side=predictions["side"].fillna("")).groupby(["patient_id", "side"], sort=True)
-    means = cases.agg(label=("label", "max"), score=("score", "mean")).reset_index()
-    return means.assign(score=means.score.round(12))  # the mean of equal scores must tie with another such mean
+    """Give each side of a patient its highest lesion score and its worst label: one row a case; see `lesion_table`."""
+    sides = lesion_table(predictions).groupby(["patient_id", "side"], sort=True)
+    return sides.agg(label=("label", "max"), score=("score", "max")).reset_index()

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from shared.data import load_manifest, split_key
-from shared.run import BASELINES, PREDICTION_COLUMNS, TABLE_COLUMNS, DataError, read_json, write_csv
+from shared.run import BASELINES, PREDICTION_COLUMNS, TABLE_COLUMNS, DataError, plain_words, read_json, write_csv
 
 TABLE_FILE = "results/model_comparison_table.csv"
 
@@ -33,8 +33,8 @@ def load_predictions(run_dir: Path, model: str) -> pd.DataFrame:
     path = run_dir / f"results/predictions/{model}.csv"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: run the notebook that trains {model!r} first")
-    words = dict.fromkeys(("image_id", "patient_id", "side", "split"), str)
-    frame = pd.read_csv(path, dtype=words, keep_default_na=False)
+    words = dict.fromkeys(("image_id", "patient_id", "side", "lesion", "split"), str)
+    frame = plain_words(pd.read_csv(path, dtype=words, keep_default_na=False))
     missing = [column for column in PREDICTION_COLUMNS if column not in frame]
     if missing:
         raise DataError(f"{path}: no column {', '.join(missing)}; delete the file and run its notebook again")
@@ -44,11 +44,19 @@ def load_predictions(run_dir: Path, model: str) -> pd.DataFrame:
 def load_results(run_dir: Path) -> dict[str, dict[str, Any]]:
     """Read `results/metrics/*.json` as {model: what `evaluate` returned}, in the order of the file names.
 
-    Results of an earlier split or another data set stay on disk and out of every table.
+    Results of an earlier split or another data set stay on disk and out of every table, as do those that the run's
+    record calls stale. DataError where a file is not what `evaluate` writes.
     """
-    found = {path.stem: read_json(path) for path in sorted((run_dir / "results/metrics").glob("*.json"))}
-    key = split_key(load_manifest(run_dir))
-    return {model: metrics for model, metrics in found.items() if metrics.get("split_key") == key}
+    record, found, key = run_dir / "run.json", {}, split_key(load_manifest(run_dir))
+    stale = read_json(record).get("stale", {}) if record.exists() else {}
+    for path in sorted((run_dir / "results/metrics").glob("*.json")):
+        metrics = read_json(path)
+        known = isinstance(metrics, dict) and set(TABLE_COLUMNS) <= set(metrics)
+        if not known or any(Path(str(file)).name != file for file in metrics.get("files") or []):
+            raise DataError(f"{path}: not the metrics of a model of this run; delete it and run its notebook again")
+        if metrics.get("split_key") == key and path.relative_to(run_dir).as_posix() not in stale:
+            found[path.stem] = metrics
+    return found
 
 
 def renew_table(run_dir: Path) -> pd.DataFrame:
@@ -67,9 +75,10 @@ def load_table(run_dir: Path) -> pd.DataFrame:
 
 
 def choose_image_model(results: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Return the image model with the highest validation AUC, or None where there is none.
+    """Return the image model with the highest validation AUC, or None where there is none."""
+    return max(image_models(results), key=lambda name: results[name]["val_auc"], default=None)
 
-    Baselines, and models that were given more than the image (`inputs` in their metrics), do not count.
-    """
-    images = [name for name in results if name not in BASELINES and set(results[name].get("inputs", ())) <= {"image"}]
-    return max(images, key=lambda name: results[name]["val_auc"], default=None)
+
+def image_models(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the models that read images alone: no baselines, none given more (`inputs` in their metrics)."""
+    return [name for name in results if name not in BASELINES and set(results[name].get("inputs", ())) <= {"image"}]

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from shared.data import Prepared, make_logistic, split_key
-from shared.evaluation import intervals, metrics, results
+from shared.evaluation import calibration, intervals, metrics, results
+from shared.evaluation.points import YOUDEN, operating_points
 from shared.run import TEST, TRAIN, VALIDATION, write_json
 
 WORDS = {"birads": ("birads",), "descriptors": ("shape", "margins", "calc_type", "calc_distribution")}
@@ -26,8 +27,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score one model and write its predictions, its metrics and its row of the comparison table.
 
-    The threshold is the one that does best on validation by Youden's index, 0.5 where the scores there are all equal;
-    nothing is chosen on test. The interval of the AUC is a 95 % bootstrap over patients.
+    The threshold is the one that does best by Youden's index on validation, or on all out-of-fold scores where there
+    are any; 0.5 where these are all equal. Nothing is chosen on test. Intervals are 95 %, bootstrap over patients; for
+    sensitivity and specificity the patients of validation, and so the threshold, are drawn too.
 
     Args:
         scores: float (N,), probability of class 1 for row i of the manifest; needed for all validation and test images.
@@ -45,26 +47,21 @@ def evaluate(
     for split, part in ((VALIDATION, validation), (TEST, test)):
         if len(part) != len(prepared.rows(split)):
             raise ValueError(f"{name}: {len(part)} scores for {len(prepared.rows(split))} {split} images")
+    held = predictions[predictions.split != TEST]  # validation, and train where its scores are out of fold
     threshold, rule = 0.5, "0.5: the scores of validation are all equal"
-    if validation.score.nunique() > 1:
-        threshold = metrics.choose_threshold(validation.label, validation.score)
-        rule = "Youden's index on validation"
-    area = intervals.bootstrap_interval(test.label, test.score, test.patient_id, seed=settings.seed)
-    cases = metrics.case_table(test)
-    case_area = intervals.bootstrap_interval(cases.label, cases.score, cases.patient_id, seed=settings.seed)
+    if held.score.nunique() > 1:
+        threshold = metrics.choose_threshold(held.label, held.score)
+        rule = f"Youden's index on {'out-of-fold scores' if TRAIN in splits else 'validation'}"
     result = {
         **metrics.summarise(test.label, test.score, threshold=threshold),
+        **correct_calibration(held, test, settings.seed),
+        **find_intervals(held, test, settings.seed),
         "model": name,
         "dataset": settings.dataset,
         "weights": weights,
         "n_test": len(test),
         "n_patients": int(test.patient_id.nunique()),
         "threshold_rule": rule,
-        "auc_low": area.low,
-        "auc_high": area.high,
-        "case_auc": case_area.value,
-        "case_auc_low": case_area.low,
-        "case_auc_high": case_area.high,
         "val_auc": metrics.auc(validation.label, validation.score),
         "validation": metrics.summarise(validation.label, validation.score, threshold=threshold),
         "train_seconds": round(float(train_seconds), 2),
@@ -77,6 +74,31 @@ def evaluate(
     return result
 
 
+def find_intervals(held: pd.DataFrame, test: pd.DataFrame, seed: int) -> dict[str, float]:
+    """Return the AUC by image, lesion and case, and the limits of these, of sensitivity and of specificity."""
+    levels = {"auc": test, "lesion_auc": metrics.lesion_table(test), "case_auc": metrics.case_table(test)}
+    found: dict[str, float] = {}
+    for level, rows in levels.items():
+        area = intervals.bootstrap_interval(rows.label, rows.score, rows.patient_id, seed=seed)
+        found |= {level: area.value, f"{level}_low": area.low, f"{level}_high": area.high}
+    if held.score.nunique() > 1:
+        point = operating_points(held, test, seed=seed)[YOUDEN]
+        for name, rate in (("sensitivity", point.sensitivity), ("specificity", point.specificity)):
+            found |= {f"{name}_low": rate.low, f"{name}_high": rate.high}
+    return found
+
+
+def correct_calibration(held: pd.DataFrame, test: pd.DataFrame, seed: int) -> dict[str, float | str]:
+    """Return Brier score and ECE of test, the intercept corrected first where held-out scores clearly ask for it.
+
+    Scores trained with class weights or balanced batches are no probabilities at the true share of class 1.
+    """
+    name = calibration.choose_calibration(held, seed=seed)
+    scores = calibration.METHODS[name](held.label, held.score).apply(test.score)
+    figures = metrics.summarise(test.label, scores, threshold=0.5)
+    return {"brier": figures["brier"], "ece": figures["ece"], "calibration": name}
+
+
 def show_results(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Return a short, readable form of what `evaluate` returns, one row a model, indexed by `model`."""
     shown = pd.DataFrame(
@@ -85,14 +107,20 @@ def show_results(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
             "test AUC": f"{row['auc']:.3f} [{row['auc_low']:.3f}, {row['auc_high']:.3f}]",
             "case AUC": f"{row['case_auc']:.3f}",
             "validation AUC": f"{row['val_auc']:.3f}",
-            "sensitivity": f"{row['sensitivity']:.2f}",
-            "specificity": f"{row['specificity']:.2f}",
+            "sensitivity": with_limits(row, "sensitivity"),
+            "specificity": with_limits(row, "specificity"),
             "balanced accuracy": f"{row['balanced_accuracy']:.2f}",
             "seconds": f"{row['train_seconds']:.0f}",
         }
         for row in rows
     )
     return shown.set_index("model")
+
+
+def with_limits(row: Mapping[str, Any], measure: str) -> str:
+    """Write a share of a row with its interval, where it has one: `0.63 [0.46, 0.77]`."""
+    limits = f" [{row[f'{measure}_low']:.2f}, {row[f'{measure}_high']:.2f}]" if f"{measure}_low" in row else ""
+    return f"{row[measure]:.2f}{limits}"
 
 
 def score_baselines(prepared: Prepared) -> dict[str, dict[str, Any]]:

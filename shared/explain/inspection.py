@@ -22,14 +22,21 @@ def list_layers(model: keras.Model, prefix: str = "") -> dict[str, keras.Layer]:
 
 def list_feature_layers(model: keras.Model) -> list[str]:
     """Return the names of the layers that make a map of more than one cell, from the input to the output."""
-    layers = [pair for pair in list_layers(model).items() if not isinstance(pair[1], keras.layers.InputLayer)]
+    no_maps = (keras.layers.InputLayer, keras.layers.ZeroPadding2D)  # a padded map no longer fits on the image
+    layers = [pair for pair in list_layers(model).items() if not isinstance(pair[1], no_maps)]
     return [name for name, layer in layers if len(layer.output.shape) == 4 and layer.output.shape[1:3] != (1, 1)]
 
 
-def find_feature_layer(model: keras.Model) -> str:
-    """Return the name of the last layer that makes a map of more than one cell; UsageError where there is none."""
-    if not (names := list_feature_layers(model)):
-        raise UsageError("the network has no feature map: use method 'occlusion' or 'integrated_gradients'")
+def find_feature_layer(model: keras.Model, *, cells: int = 1) -> str:
+    """Return the name of the last layer that makes a map of more than one cell, and of at least `cells` a side.
+
+    Raises:
+        UsageError: there is none.
+    """
+    names, known = list_feature_layers(model), list_layers(model)
+    names = [name for name in names if min(known[name].output.shape[1:3]) >= cells]
+    if not names:
+        raise UsageError("the network has no feature map of that size: use 'occlusion' or 'integrated_gradients'")
     return names[-1]
 
 

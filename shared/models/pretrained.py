@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import h5py
 
-from shared.run import UsageError, project_root
+from shared.run import UsageError, full_path, project_root
 
 if TYPE_CHECKING:
     import keras
@@ -140,9 +140,9 @@ def missing_imagenet(backbone: str, error: Exception) -> UsageError:
 
 def find_file(value: str) -> Path:
     """Return the path of a weights file, relative to the current folder or to the project's."""
-    for candidate in (Path(value).expanduser(), project_root() / Path(value).expanduser()):
-        if candidate.is_file():
-            return candidate.resolve()
+    for start in (Path.cwd(), project_root()):
+        if (path := full_path(value, "WEIGHTS", start=start)).is_file():
+            return path
     words = ", ".join(KEYWORDS)
     raise UsageError(f"WEIGHTS: no file {value!r}; give a Keras weights file without top, or one of {words}")
 

@@ -32,6 +32,7 @@ LINEAR_STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)  # scikit-learn's C, chosen o
 FINE_TUNING = {"epochs": 25, "learning_rate": 3e-4, "batch_size": 32, "patience": 25}
 EPOCHS_FOR_A_NEW_HEAD = 15  # fewer start from the head of the frozen stage (demo: validation AUC .79 instead of .71)
 SPECIFICITY, SENSITIVITY_FLOOR = 0.8, 0.5  # a training says so where it finds fewer than half at this specificity
+TOLERANCE = 0.01  # by which probabilities may miss [0, 1], and their sum 1: half precision
 COLLAPSE_SAMPLE = 64  # validation images that are looked at for a collapse after each epoch
 
 
@@ -44,6 +45,7 @@ class TrainingOptions:
     learning_rate: float  # its highest value; it falls as a cosine to 1 %
     seed: int = 0  # order of the images, augmentation, dropout
     patience: int = 8  # epochs without a better validation AUC before training stops
+    keep_last: bool = False  # train all epochs and keep the last weights: then validation has chosen nothing
     loss: str = "binary_crossentropy"  # or "binary_focal_crossentropy"; a softmax takes its own cross-entropy
     balancing: str = "class_weights"  # or "balanced_batches" (classes drawn equally often) or "none"
     augment: bool = False  # change training images at random, see `make_augmentation`
@@ -58,7 +60,7 @@ class Training:
 
     history: pd.DataFrame  # one row an epoch: epoch, loss, auc, val_loss, val_auc, …
     seconds: float
-    best_epoch: int  # counted from 0, as in `history.epoch`
+    best_epoch: int  # whose weights were kept, counted from 0, as in `history.epoch`
     val_auc: float  # of the weights kept, orientations averaged
     messages: tuple[str, ...] = ()  # what there is to warn of
 
@@ -113,7 +115,8 @@ def train(
 ) -> Training:
     """Train a model on the training rows and keep the weights of the epoch with the best validation AUC.
 
-    With four classes the epoch with the lowest validation loss is kept. A training that was killed begins again.
+    With four classes the epoch with the lowest validation loss is kept, with `keep_last` the last one. A training that
+    was killed begins again.
 
     Args:
         name: writes `models/<name>.keras` and `results/training_logs/<name>.csv`; "" saves nothing.
@@ -139,7 +142,8 @@ def train(
     sample = held_out[:: -(-len(held_out) // COLLAPSE_SAMPLE)]
     collapse = ClassCollapse(read_inputs(inputs, sample, np.full(len(sample), some[0])))
     monitor = {"monitor": "val_auc", "mode": "max"} if two_classes else {"monitor": "val_loss"}
-    stopping = keras.callbacks.EarlyStopping(**monitor, patience=options.patience, restore_best_weights=True)
+    patience = options.epochs if options.keep_last else options.patience
+    stopping = keras.callbacks.EarlyStopping(**monitor, patience=patience, restore_best_weights=not options.keep_last)
     weights = None
     if options.balancing == "class_weights":
         classes, drawn = np.unique(labels[rows]), labels[rows]
@@ -158,7 +162,8 @@ def train(
         save_model(model if whole is None else whole, prepared.settings.run_dir / f"models/{name}.keras")
         write_csv(prepared.settings.run_dir / f"results/training_logs/{name}.csv", history)
     messages = tuple(filter(None, (warn_of_sensitivity(history), collapse.message)))
-    return Training(history, time.perf_counter() - started, stopping.best_epoch, float(auc), messages)
+    kept = log.epoch[-1] if options.keep_last else stopping.best_epoch
+    return Training(history, time.perf_counter() - started, kept, float(auc), messages)
 
 
 def compile_model(model: keras.Model, options: TrainingOptions, *, steps: int) -> None:
@@ -209,7 +214,8 @@ def train_frozen(
 
     Args:
         model: a transfer model of `build`; its head is trained in place.
-        options: where `train` is used; None takes those of the settings.
+        options: where `train` is used; None takes those of the settings. With `keep_last` validation does not choose
+            the penalty of the regression either.
     Returns:
         Training (its `seconds` count the features, also where they were computed before), and float64 (N,):
         probability of class 1 for validation and test, averaged over the orientations, NaN elsewhere.
@@ -223,7 +229,8 @@ def train_frozen(
     _, head = networks.split(model, "pooled")
     linear = {layer.name for layer in head_layers} <= {"pooled", "dropout", "logit", "probability"}
     if linear and model.output_shape[-1] == 1:
-        training = fit_linear(head, prepared, cached)
+        keep_last = options is not None and options.keep_last
+        training = fit_linear(head, prepared, cached, LINEAR_STRENGTHS[2:3] if keep_last else LINEAR_STRENGTHS)
         if name:
             save_model(model, prepared.settings.run_dir / f"models/{name}.keras")
     else:
@@ -233,16 +240,18 @@ def train_frozen(
     return replace(training, seconds=cached.seconds + training.seconds), scores
 
 
-def fit_linear(head: keras.Model, prepared: Prepared, cached: CachedFeatures) -> Training:
+def fit_linear(
+    head: keras.Model, prepared: Prepared, cached: CachedFeatures, strengths: Sequence[float] = LINEAR_STRENGTHS
+) -> Training:
     """Fit a logistic regression on the averaged features, and put its weights into the layer `logit`.
 
-    The penalty (scikit-learn's C) is the one that gives the best validation AUC.
+    The penalty (scikit-learn's C) is the one of `strengths` that gives the best validation AUC.
     """
     started = time.perf_counter()
     rows, held_out, labels = prepared.rows("train"), prepared.rows("validation"), prepared.targets
     averaged = cached.averaged().astype(np.float64)
     log, heads = [], []
-    for number, strength in enumerate(LINEAR_STRENGTHS):
+    for number, strength in enumerate(strengths):
         with threadpool_limits(1, user_api="blas"):  # the matrices are small: threads only wait for each other
             pipeline = make_logistic(strength, balanced=True, seed=0).fit(averaged[rows], labels[rows])
         scores = pipeline.predict_proba(averaged[held_out])[:, 1]
@@ -278,7 +287,7 @@ def fine_tune(
     last_frozen = fine_tune_from or backbone.fine_tune_from
     options = options or training_options(prepared.settings, **FINE_TUNING)
     if options.epochs < EPOCHS_FOR_A_NEW_HEAD:
-        head_options = training_options(prepared.settings, seed=options.seed)
+        head_options = training_options(prepared.settings, seed=options.seed, keep_last=options.keep_last)
         spent = train_frozen(model, prepared, head_options, name="")[0].seconds
     _, part = networks.split(model, last_frozen)
     networks.freeze_all_but(model, part.layers)
@@ -313,7 +322,7 @@ def save_model(model: keras.Model, path: Path | str) -> None:
 def load_model(path: Path | str, *, optimizer: bool = False) -> keras.Model:
     """Load a `.keras` file, with its optimiser where it is to be trained on; DataError where it cannot be read."""
     path = Path(path)
-    if not path.exists():
+    if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: run the notebook that trains {path.stem!r} first")
     try:
         with quiet_native_output():
@@ -341,6 +350,8 @@ def predict(
         images: the image store, uint8 (N, S, S), or `CachedFeatures`.
     Returns:
         float64 (n,)
+    Raises:
+        DataError: an output that is a number, and no probability.
     """
     each = len(orientations)
     step = max(1, 64 // each)
@@ -348,8 +359,12 @@ def predict(
     padded = np.pad(rows, (0, padding), mode="edge")
     batches = make_dataset(images, None, padded, batch_size=step * each, orientations=orientations)
     outputs = model.predict(batches, verbose=0).astype(np.float64)
+    total = outputs.sum(axis=1)  # of one class, or of all
+    wrong = outputs[(outputs < -TOLERANCE) | (outputs > 1 + TOLERANCE) | (total > 1 + TOLERANCE)[:, np.newaxis]]
+    if wrong.size:
+        raise DataError(f"the model {model.name} gives {wrong[0]:.4g}, no probability; end it in a sigmoid or softmax")
     outputs = outputs.reshape(len(padded), each, -1).mean(axis=1)[: len(rows)]
-    return outputs[:, 0] if outputs.shape[1] == 1 else np.clip(outputs[:, 2:].sum(axis=1), 0, 1)
+    return np.clip(outputs[:, 0] if outputs.shape[1] == 1 else outputs[:, 2:].sum(axis=1), 0, 1)
 
 
 def predict_held_out(

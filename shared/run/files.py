@@ -13,7 +13,8 @@ import pandas as pd
 
 from shared.run.names import DataError
 
-TEMPORARY = ".part-"  # how the name of a file begins that is being written
+TEMPORARY = "MAMMO_TEMPORARY"  # environment variable: how the name of a file begins that is being written
+FORMULA = r"^(?![+-][\d.]+(?:[eE][+-]?\d+)?$)([=+\-@])"  # begins as a formula does, and is no number
 
 
 @contextmanager
@@ -31,7 +32,8 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = "".join(path.suffixes[-2:])[-40:]
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{threading.get_ident()}-{path.name[:60]}{suffix}")
+    name = f"{os.getpid()}-{threading.get_ident()}-{path.name.removesuffix(suffix)[:60]}{suffix}"
+    temporary = path.with_name(os.environ.get(TEMPORARY, ".part-") + name)
     try:
         yield temporary
         temporary.replace(path)
@@ -42,7 +44,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
 def write_text(path: Path | str, text: str) -> None:
     """Write `text` as UTF-8."""
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="replace")
 
 
 def write_json(path: Path | str, content: Any) -> None:
@@ -51,16 +53,25 @@ def write_json(path: Path | str, content: Any) -> None:
 
 
 def write_csv(path: Path | str, frame: pd.DataFrame) -> None:
-    """Write a DataFrame without its index; floats with up to ten significant digits, line ends "\\n"."""
+    """Write a DataFrame without its index; floats with up to ten significant digits, line ends "\\n".
+
+    A word that a spreadsheet would take for a formula gets a leading apostrophe, see `plain_words`.
+    """
+    frame = frame.replace(FORMULA, r"'\1", regex=True)
     with atomic_write(path) as temporary:
-        frame.to_csv(temporary, index=False, float_format="%.10g", lineterminator="\n")
+        frame.to_csv(temporary, index=False, float_format="%.10g", lineterminator="\n", errors="replace")
+
+
+def plain_words(frame: pd.DataFrame) -> pd.DataFrame:
+    """Take the apostrophes of `write_csv` off again."""
+    return frame.replace(r"^'([=+\-@])", r"\1", regex=True)
 
 
 def read_json(path: Path | str) -> Any:
     """Read a JSON file; raises FileNotFoundError, or DataError where it does not parse."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error}); delete it and run again") from None
 
 

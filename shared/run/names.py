@@ -6,11 +6,11 @@ SPLITS = (TRAIN, VALIDATION, TEST, EXCLUDED)
 DESCRIPTOR_COLUMNS = ("breast_density", "birads", "subtlety", "shape", "margins", "calc_type", "calc_distribution")
 
 MANIFEST_COLUMNS = (
-    "image_id", "patient_id", "side", "view", "abnormality_type", "pathology", "label", "source",
+    "image_id", "patient_id", "side", "view", "lesion", "abnormality_type", "pathology", "label", "source",
     "official_split", "split", "exclusion_reason", "fold", "image_path", "mask_path", *DESCRIPTOR_COLUMNS,
 )  # fmt: skip
 
-PREDICTION_COLUMNS = ("image_id", "patient_id", "side", "split", "fold", "label", "score")
+PREDICTION_COLUMNS = ("image_id", "patient_id", "side", "lesion", "split", "fold", "label", "score")
 
 TABLE_COLUMNS = (
     "model", "dataset", "weights", "n_test", "n_patients", "prevalence", "threshold",

@@ -84,12 +84,30 @@ def project_root(start: Path | str | None = None) -> Path:
     raise FileNotFoundError(f"no {ROOT_MARKER} above {start}: work inside a clone of the project")
 
 
+def full_path(text: Path | str, name: str, *, start: Path | None = None) -> Path:
+    """Return a path that a user gave as `name` as an absolute one, links resolved.
+
+    Args:
+        start: what a relative path is relative to; None takes the project's root.
+    Raises:
+        UsageError: no file can be called so: no such user, too long, a NUL byte, not UTF-8.
+    """
+    try:
+        path = ((start or project_root()) / Path(text).expanduser()).resolve()
+        str(path).encode("utf-8")
+        path.exists()
+    except (RuntimeError, OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{name} {str(text)[:60]!r}: no usable path ({str(reason)[:80]}); give another") from None
+    return path
+
+
 def resolve_run_dir(value: Path | str) -> Path:
     """Return the run directory as an absolute path.
 
     `MAMMO_RUN_DIR` in the environment wins over `value`; a relative `value` is relative to the project's root.
     """
-    return (project_root() / Path(os.environ.get("MAMMO_RUN_DIR") or value).expanduser()).resolve()
+    return full_path(os.environ.get("MAMMO_RUN_DIR") or value, "RUN_DIR")
 
 
 def resolve_settings(parameters: Mapping[str, Any]) -> Settings:
@@ -116,9 +134,7 @@ def resolve_settings(parameters: Mapping[str, Any]) -> Settings:
         check_choice(name.upper(), given.get(name, getattr(Settings, name)), choices)
     check_choice("STRATEGY", given.get("strategy", "auto"), ("auto", "none", "mirrored"))
     given["run_dir"] = resolve_run_dir(given.get("run_dir") or f"runs/{given.get('dataset', 'demo')}")
-    given["data_dir"] = (
-        (project_root() / Path(given["data_dir"]).expanduser()).resolve() if given.get("data_dir") else None
-    )
+    given["data_dir"] = full_path(given["data_dir"], "DATA_DIR") if given.get("data_dir") else None
     settings = replace(Settings(), **given)
     if settings.data_dir is None and settings.dataset != "demo":
         raise UsageError(f"DATASET {settings.dataset!r} needs DATA_DIR, the folder that holds it")

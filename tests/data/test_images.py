@@ -39,10 +39,10 @@ def test_a_name_too_long_for_a_file_is_named(tmp_path):
 
 
 def test_paths_stay_below_the_data_directory(tmp_path):
-    for relative in ("/etc/passwd", "../x.png", "a/../../x.png", "C:/x.png", ""):
+    for relative in ("/etc/passwd", "../x.png", "a/../../x.png", ""):
         with pytest.raises(DataError):
             decoding.inside(tmp_path, relative)
-    assert decoding.inside(tmp_path, "a/b.png#12") == tmp_path / "a/b.png"
+    assert decoding.inside(tmp_path, "a/b#12\\%.png") == tmp_path / "a/b#12\\%.png"
 
 
 @pytest.mark.parametrize("window", ["percentile", "zscore", "minmax"])

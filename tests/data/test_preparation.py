@@ -35,6 +35,11 @@ def test_prepare_makes_what_the_rest_needs(drawn, tmp_path):
     assert len(data.audit_table(report)) == 10
     assert f"{len(prepared.rows('test'))} test images of 32 px" in data.describe(prepared)
     assert prepared.masks.any(axis=(1, 2)).mean() > 0.95
+    held = prepared.hold_out(1)
+    np.testing.assert_array_equal(held.rows("validation"), np.flatnonzero(prepared.manifest.fold == 1))
+    np.testing.assert_array_equal(held.rows("train", "validation"), prepared.rows("train", "validation"))
+    np.testing.assert_array_equal(held.rows("test"), prepared.rows("test"))
+    assert not set(held.patients[held.rows("train")]) & set(held.patients[held.rows("validation")])
 
 
 def test_the_demo_is_drawn_below_the_run_directory(tmp_path, monkeypatch):

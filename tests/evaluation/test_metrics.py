@@ -9,7 +9,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
-from shared.evaluation import comparisons, intervals, metrics
+from shared.evaluation import calibration, comparisons, groups, intervals, metrics, points
 from shared.run import DataError
 
 
@@ -64,7 +64,7 @@ def test_one_class_gives_nan_without_warning(label):
     p_values = comparisons.delong_test(labels, scores, scores**2), comparisons.permutation_p_value(labels, scores)
     assert np.isnan([interval.value, interval.low, interval.high, *p_values]).all()
     assert intervals.roc_band(labels, scores, range(6), draws=5)[["sensitivity", "low", "high"]].isna().all(axis=None)
-    for refuse in (metrics.choose_threshold, metrics.fit_platt):
+    for refuse in (metrics.choose_threshold, calibration.fit_platt):
         with pytest.raises(DataError, match="one class only"):
             refuse(labels, scores)
 
@@ -123,15 +123,15 @@ def test_platt_equals_scikit_learn(example):
     model.classes_, model.coef_, model.intercept_ = np.array([0, 1]), np.ones((1, 1)), np.zeros(1)
     calibrated = CalibratedClassifierCV(FrozenEstimator(model), method="sigmoid").fit(features, labels)
     expected = calibrated.predict_proba(features)[:, 1]
-    assert metrics.fit_platt(labels, scores).apply(scores) == pytest.approx(expected, abs=1e-4)
+    assert calibration.fit_platt(labels, scores).apply(scores) == pytest.approx(expected, abs=1e-4)
 
 
 def test_platt_bears_saturated_and_separated_scores():
     labels = np.array([0] * 10 + [1] * 10)
-    calibrated = metrics.fit_platt(labels, labels.astype(float)).apply(labels.astype(float))
+    calibrated = calibration.fit_platt(labels, labels.astype(float)).apply(labels.astype(float))
     # Platt's targets (n + 1) / (n + 2) and 1 / (n + 2)
     assert calibrated == pytest.approx(np.where(labels, 11 / 12, 1 / 12), abs=1e-4)
-    constant = metrics.fit_platt(labels, np.full(20, 0.3)).apply([0.3])
+    constant = calibration.fit_platt(labels, np.full(20, 0.3)).apply([0.3])
     assert constant == pytest.approx([0.5], abs=1e-6)
 
 
@@ -146,16 +146,27 @@ def resample(labels, scores, patients, *, draws, seed):
     return np.array(areas)
 
 
+def bca(areas, labels, scores, patients):
+    """Efron & Tibshirani, An introduction to the bootstrap, 1993, equations 14.9 to 14.15."""
+    value = sk.roc_auc_score(labels, scores)
+    left = [sk.roc_auc_score(labels[patients != name], scores[patients != name]) for name in np.unique(patients)]
+    distances = np.mean(left) - left
+    acceleration = (distances**3).sum() / (6 * (distances**2).sum() ** 1.5)
+    bias = stats.norm.ppf(np.mean(areas < value))
+    moved = bias + stats.norm.ppf([0.025, 0.975])
+    return tuple(np.quantile(areas, stats.norm.cdf(bias + moved / (1 - acceleration * moved))))
+
+
 def test_vectorised_bootstrap_equals_resampled_patients(example):
     labels, scores, patients = example
     areas = resample(labels, scores, patients, draws=60, seed=3)
     found = intervals.bootstrap_interval(labels, scores, patients, draws=60, seed=3)
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(areas, [0.025, 0.975])), abs=1e-12)
+    assert (found.low, found.high) == pytest.approx(bca(areas, labels, scores, patients), abs=1e-12)
     assert found.standard_error == pytest.approx(areas.std(ddof=1), abs=1e-12)
     other = np.round(scores + np.random.default_rng(0).normal(0, 0.2, len(labels)), 1)
     deltas = areas - resample(labels, other, patients, draws=60, seed=3)
-    paired = intervals.bootstrap_difference(labels, scores, other, patients, draws=60, seed=3)
-    assert (paired.low, paired.high) == pytest.approx(tuple(np.quantile(deltas, [0.025, 0.975])), abs=1e-12)
+    paired = intervals.bootstrap_interval(labels, scores, patients, minus=other, draws=60, seed=3)
+    assert paired.standard_error == pytest.approx(deltas.std(ddof=1), abs=1e-12)
 
 
 def test_bootstrap_of_means_leaves_out_what_is_unknown():
@@ -248,7 +259,7 @@ def test_delong_agrees_with_the_bootstrap(clustered):
     labels, scores, patients = two_views(generator, patients=350, resemblance=0.7)
     other = special.expit(metrics.logit(scores) + np.repeat(generator.normal(0, 0.8, 350), 2))
     units = patients if clustered else np.arange(700)
-    paired = intervals.bootstrap_difference(labels, scores, other, units, draws=10_000, seed=1)
+    paired = intervals.bootstrap_interval(labels, scores, units, minus=other, draws=10_000, seed=1)
     error = abs(paired.value) / stats.norm.isf(comparisons.delong_test(labels, scores, other, patients=units) / 2)
     assert error == pytest.approx(paired.standard_error, rel=0.05)
     single = intervals.bootstrap_interval(labels, scores, units, draws=10_000, seed=1)
@@ -295,7 +306,16 @@ def test_paired_differences_table(example):
     generator = np.random.default_rng(0)
     models = {"good": scores, "noise": generator.uniform(size=len(labels)), "same": scores**3}
     table = comparisons.paired_differences(labels, models, patients, pairs=[("good", "noise"), ("good", "same")])
-    assert table.columns.tolist() == ["model_a", "model_b", "delta_auc", "low", "high", "p_delong", "p_holm"]
+    assert table.columns.tolist() == [
+        "model_a",
+        "model_b",
+        "delta_auc",
+        "low",
+        "high",
+        "p_delong",
+        "p_holm",
+        "detectable",
+    ]
     assert table.delta_auc[0] == pytest.approx(metrics.auc(labels, scores) - metrics.auc(labels, models["noise"]))
     assert table.low[0] > 0
     assert table.p_holm[0] == pytest.approx(2 * table.p_delong[0])
@@ -303,8 +323,13 @@ def test_paired_differences_table(example):
     worse = comparisons.paired_differences(labels, models, patients, pairs=[("noise", "good")])
     unknown = table[:1].assign(p_delong=np.nan, p_holm=np.nan)
     words = comparisons.describe_differences(pd.concat([table, worse, unknown]))
-    assert words.verdict.tolist() == ["better", "no difference shown", "worse", "no test possible"]
+    not_shown = f"no difference shown; 80 % power from {table.detectable[1]:.3f}"
+    assert words.verdict.tolist() == ["better", not_shown, "worse", "no test possible"]
     assert words["p, Holm"].tolist() == ["< 0.001", "1.000", "< 0.001", ""]
+    some = comparisons.paired_differences(labels, models, patients, pairs=[("good", "noise"), ("good", "same")],
+                                          primary=[("good", "noise")])  # fmt: skip
+    assert some.p_holm[0] == some.p_delong[0]
+    assert comparisons.describe_differences(some)[["p, Holm", "verdict"]].iloc[1].tolist() == ["", "descriptive"]
     assert words["AUC difference"].iloc[1] == "+0.000 [+0.000, +0.000]"
 
 
@@ -334,9 +359,102 @@ def test_permutation_of_whole_groups_is_calibrated_and_rows_are_not():
         comparisons.permutation_p_value([0, 1, 0], [0.1, 0.2, 0.3], groups=["a", "a", "b"])
 
 
-def test_cases_average_the_views_of_a_side():
-    columns = ["patient_id", "side", "label", "score"]
-    views = [("P1", "LEFT", 0, 0.2), ("P1", "LEFT", 1, 0.6), ("P1", "RIGHT", 0, 0.9), ("P2", "", 0, 0.1)]
-    cases = metrics.case_table(pd.DataFrame([*views, ("P2", np.nan, 0, 0.3)], columns=columns))
-    expected = pd.DataFrame([("P1", "LEFT", 1, 0.4), ("P1", "RIGHT", 0, 0.9), ("P2", "", 0, 0.2)], columns=columns)
-    pd.testing.assert_frame_equal(cases, expected, check_dtype=False)
+def test_a_lesion_averages_its_views_and_a_case_takes_its_highest_lesion_and_its_worst_label():
+    columns = ["patient_id", "side", "lesion", "label", "score"]
+    views = pd.DataFrame(
+        [("P1", "LEFT", "a", 0, 0.2), ("P1", "LEFT", "a", 0, 0.8), ("P1", "LEFT", "b", 1, 0.1),
+         ("P1", "LEFT", "b", 1, 0.5), ("P1", "RIGHT", "", 0, 0.9), ("P2", "", "", 0, 0.1), ("P2", np.nan, "", 0, 0.3)],
+        columns=columns,
+    )  # fmt: skip
+    lesions = [
+        ("P1", "LEFT", "a", 0, 0.5),
+        ("P1", "LEFT", "b", 1, 0.3),
+        ("P1", "RIGHT", "", 0, 0.9),
+        ("P2", "", "", 0, 0.2),
+    ]
+    expected = pd.DataFrame(lesions, columns=columns)
+    pd.testing.assert_frame_equal(metrics.lesion_table(views), expected, check_dtype=False)
+    cases = [("P1", "LEFT", 1, 0.5), ("P1", "RIGHT", 0, 0.9), ("P2", "", 0, 0.2)]
+    expected = pd.DataFrame(cases, columns=["patient_id", "side", "label", "score"])
+    pd.testing.assert_frame_equal(metrics.case_table(views), expected, check_dtype=False)
+    without = metrics.case_table(views.drop(columns=["lesion", "side"]))
+    assert without.to_dict("list") == {
+        "patient_id": ["P1", "P2"],
+        "side": ["", ""],
+        "label": [1, 0],
+        "score": [0.5, 0.2],
+    }
+
+
+def frame(labels, scores, patients, **more):
+    return pd.DataFrame({"patient_id": patients, "label": labels, "score": scores, **more})
+
+
+def test_operating_points_follow_the_reader_of_validation_and_are_paired():
+    held = frame(*two_views(np.random.default_rng(0)))
+    test = frame(*two_views(np.random.default_rng(1)))
+    readers = [part.assign(called=(part.label + np.arange(240) % 3 > 1).astype(int)) for part in (held, test)]
+    found = points.operating_points(*readers, draws=300)
+    assert list(found) == ["Youden", "at the reader's sensitivity", "at the reader's specificity", "reader"]
+    target = readers[0].called[held.label == 1].mean()
+    threshold = metrics.choose_threshold(held.label, held.score, rule="sensitivity", target=target)
+    figures = metrics.summarise(test.label, test.score, threshold=threshold)
+    point = found["at the reader's sensitivity"]
+    values = (point.threshold, point.sensitivity.value, point.specificity.value)
+    assert values == pytest.approx((threshold, figures["sensitivity"], figures["specificity"]))
+    assert found["reader"].sensitivity.value == readers[1].called[test.label == 1].mean()
+    gap = point.minus(found["reader"]).sensitivity
+    assert gap.value == pytest.approx(point.sensitivity.value - found["reader"].sensitivity.value)
+    fixed = points.operating_points(None, test, threshold=threshold, draws=300)["fixed"]
+    assert fixed.sensitivity.value == point.sensitivity.value
+    width, alone = (at.sensitivity.high - at.sensitivity.low for at in (point, fixed))
+    assert width > alone  # the threshold's own uncertainty
+
+
+def test_predictive_values_are_those_of_bayes_rule():
+    point = points.OperatingPoint(0.5, np.array([[0.8, 0.9], [0.7, 0.8], [0.9, 0.95]]))
+    found = point.at_prevalence(0.1)
+    assert found["PPV"].value == pytest.approx(0.08 / (0.08 + 0.09))
+    assert found["NPV"].value == pytest.approx(0.81 / (0.81 + 0.02))
+    assert found["recalls per 1,000"].value == pytest.approx(170)
+    assert found["cancers found per 1,000"].value + found["cancers missed per 1,000"].value == pytest.approx(100)
+
+
+def test_calibration_of_shifted_and_of_right_scores():
+    generator = np.random.default_rng(2)
+    patients = np.repeat(np.arange(1500), 2)
+    logits = generator.normal(0, 1.5, 1500)[patients]
+    labels = (generator.random(3000) < special.expit(logits)).astype(int)
+    right = calibration.describe_calibration(labels, special.expit(logits), patients)
+    assert right["calibration intercept"].low < 0 < right["calibration intercept"].high
+    assert right["calibration slope"].low < 1 < right["calibration slope"].high
+    assert right["ECE"].value == pytest.approx(right["ECE of a perfect model"].value, abs=0.02)
+    halves = [frame(labels[i::2], special.expit(2 * logits[i::2] + 1), patients[i::2]) for i in (0, 1)]
+    scores, table = calibration.assess_calibration(*halves)
+    assert np.array_equal(scores["chosen"], scores["Platt"])
+    assert table["calibration slope"]["as it is"].value == pytest.approx(0.5, abs=0.06)
+    assert table["calibration slope"]["Platt"].value == pytest.approx(1, abs=0.12)
+    shifted = frame(labels[:600], special.expit(logits[:600] + 1), patients[:600])
+    assert calibration.choose_calibration(shifted) == "intercept"
+    assert calibration.fit_intercept(shifted.label, shifted.score).intercept == pytest.approx(-1, abs=0.3)
+    assert calibration.choose_calibration(shifted.assign(score=special.expit(logits[:600]))) == "as it is"
+
+
+def test_trainings_are_drawn_too(example):
+    labels, scores, patients = example
+    other = np.random.default_rng(3).random(len(labels))
+    both = intervals.bootstrap_interval(labels, np.stack([scores, other]), patients, draws=500)
+    areas = [metrics.auc(labels, row) for row in (scores, other)]
+    assert both.value == pytest.approx(np.mean(areas))
+    assert both.low < min(areas) + 0.05 < max(areas) - 0.05 < both.high  # either training may be drawn twice
+
+
+def test_groups_stand_against_the_others():
+    labels, scores, patients = two_views(np.random.default_rng(7))
+    rows = frame(labels, scores, patients, kind=np.where(patients < 30, "few", "many"), one="", pure=labels.astype(str))
+    found = groups.compare_groups(rows, ["kind", "one", "pure", "absent"], threshold=0.5, draws=200).set_index("group")
+    assert found.index.tolist() == ["images", "few", "many"]  # a group of one class has no AUC
+    assert found.descriptive.tolist() == [False, True, False]
+    assert found.difference["few"] == pytest.approx(found.auc["few"] - found.auc["many"])
+    assert found.difference_low["few"] == pytest.approx(-found.difference_high["many"], abs=0.05)
+    assert np.isnan(found.difference["images"])

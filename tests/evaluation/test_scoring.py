@@ -1,8 +1,10 @@
 """Every row of the table is made the same way, and stays with its split."""
 
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ import pytest
 
 from shared import data, evaluation
 from shared.data import load_manifest, save_manifest
+from shared.evaluation.results import save_predictions
 from shared.run import MANIFEST_COLUMNS, PREDICTION_COLUMNS, TABLE_COLUMNS, DataError, Settings, write_csv
 
 
@@ -75,6 +78,27 @@ def test_the_threshold_never_sees_test(prepared):
     rows = prepared.rows("validation")
     assert first == pytest.approx(evaluation.choose_threshold(prepared.labels[rows], scores[rows]), abs=1e-9)
     assert evaluation.evaluate(prepared, "constant", np.full(240, 0.2))["threshold"] == 0.5
+
+
+def test_an_independent_recomputation_of_a_run_agrees(prepared):
+    run_dir = prepared.settings.run_dir
+    prepared.manifest["lesion"] = np.arange(240) // 2 % 3  # some sides hold two lesions
+    save_manifest(run_dir, prepared.manifest)
+    evaluation.score_baselines(prepared)
+    evaluation.evaluate(prepared, "good", scores_of(prepared))
+    weighted = 1 / (1 + 20 * (1 / scores_of(prepared, 1.5) - 1))  # as if class 0 had been given a large weight
+    assert evaluation.evaluate(prepared, "weighted", weighted)["calibration"] == "intercept"
+    test = {name: evaluation.load_predictions(run_dir, name) for name in ("good", "weighted", "birads", "majority")}
+    test = {name: rows[rows.split == "test"] for name, rows in test.items()}
+    rows, scores = test["good"], {name: part.score.to_numpy() for name, part in test.items()}
+    pairs = [("good", "weighted"), ("good", "birads"), ("birads", "majority")]
+    options = {"pairs": pairs, "primary": pairs[:2]}
+    differences = evaluation.paired_differences(rows.label, scores, rows.patient_id, **options)
+    write_csv(run_dir / "results/paired_differences.csv", differences)
+    check = runpy.run_path(str(Path(__file__).with_name("recompute.py")))["check"]
+    assert check(run_dir, draws=300) == []
+    write_csv(run_dir / "results/paired_differences.csv", differences.assign(p_holm=0.5))
+    assert len(check(run_dir, draws=300)) == 3
 
 
 def test_every_held_out_image_needs_a_score(prepared):
@@ -149,7 +173,11 @@ def test_external_validation_applies_saved_networks_unchanged(two_hospitals):
     models.save_model(network, settings.run_dir / "models/one.keras")
     results = {"one": {"threshold": 0.5}, "averaged": {"files": ["one", "one"], "tta": True, "threshold": 0.5}}
     results["lost"] = {"threshold": 0.5}  # its network was not saved
+    home = data.load_manifest(settings.run_dir)
+    for name in results:
+        save_predictions(settings.run_dir, name, home, np.linspace(0, 1, len(home)))
     external, table = evaluation.validate_externally(settings, "mini-mias", other, results)
+    assert (table.sensitivity_low <= table.sensitivity_high).all()
     assert table.model.tolist() == ["one", "averaged"]
     assert set(external.manifest.split) == {"test", "excluded"}  # what the reader itself leaves out stays out
     rows = external.rows("test")

@@ -150,6 +150,7 @@ def test_a_nested_network_has_the_maps_of_the_same_network_laid_flat(kind):
     weights = nested.get_weights()
     assert explain.find_feature_layer(nested) == "body/pool"
     assert explain.find_feature_layer(flat) == "pool"
+    assert explain.find_feature_layer(nested, cells=9) == "body/sum"
     options = {"options": explain.MapOptions(steps=2, channels=3), "normalise": False}
     for method in explain.METHODS:
         expected = explain.heatmap(flat, images, method=method, **options)

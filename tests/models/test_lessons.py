@@ -1,4 +1,4 @@
-"""What notebook 03 builds in its cells is what `shared.models` builds afterwards."""
+"""What notebooks 03 and 04 build in their cells is what `shared.models` builds afterwards."""
 
 from pathlib import Path
 
@@ -8,22 +8,25 @@ import numpy as np
 import pytest
 
 from shared import models
+from shared.models.networks import freeze_all_but
 from shared.run import Settings
 
-NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks/03_simple_cnn.ipynb"
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 
 
-@pytest.fixture(scope="module", params=[2, 4])
-def lesson(request):
-    """The names that the notebook's cells on layers define."""
-    cells = [cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
-    wanted = ("keras.Input(", "def add_output(", "def add_block(", "augment = keras.Sequential(")
-    names = {"keras": keras, "layers": keras.layers, "settings": Settings(seed=3), "size": 64}
-    names["n_classes"] = request.param
-    for source in cells:
-        if any(word in source for word in wanted):
-            exec(source, names)
+def run_cells(notebook, wanted, names):
+    """Run the cells of a notebook that hold one of the wanted words, and return the names they define."""
+    names |= {"keras": keras, "layers": keras.layers, "np": np, "models": models, "settings": Settings(seed=3)}
+    for cell in nbformat.read(NOTEBOOKS / notebook, as_version=4).cells:
+        if cell.cell_type == "code" and any(word in cell.source for word in wanted):
+            exec(cell.source, names)
     return names
+
+
+@pytest.fixture(scope="module")
+def lesson():
+    wanted = ("keras.Input(", "keras.Model(image,", "def add_output(", "def add_block(", "augment = keras.Sequential(")
+    return run_cells("03_simple_cnn.ipynb", wanted, {"size": 64})
 
 
 def configurations(model):
@@ -34,7 +37,7 @@ def configurations(model):
 @pytest.mark.parametrize("name", ["simple_cnn", "small_cnn"])
 def test_the_networks_have_the_same_layers_first_weights_and_scores(name, lesson):
     shown = lesson[name]
-    built = models.build(name, image_size=64, n_classes=lesson["n_classes"], seed=3)
+    built = models.build(name, image_size=64, seed=3)
     assert configurations(shown) == configurations(built)
     assert shown.name == built.name
     for ours, theirs in zip(shown.get_weights(), built.get_weights(), strict=True):
@@ -46,3 +49,16 @@ def test_the_networks_have_the_same_layers_first_weights_and_scores(name, lesson
 def test_the_augmentation_is_the_same(lesson):
     expected = [layer.get_config() | {"name": ""} for layer in models.make_augmentation(seed=3).layers]
     assert [layer.get_config() | {"name": ""} for layer in lesson["augment"].layers] == expected
+
+
+def test_the_transfer_network_is_the_same_and_unfreezes_the_same_layers():
+    weights, known = models.Weights("none", "none", 0.35), models.BACKBONES["mobilenetv2"]
+    given = {"size": 64, "main": "mobilenetv2", "weights": weights, "feature_layer": known.feature_layer}
+    wanted = ("include_top=False", "by_hand = ", "last_frozen =")
+    shown = run_cells("04_transfer_learning.ipynb", wanted, given)["by_hand"]
+    built = models.build("mobilenetv2", image_size=64, alpha=0.35, seed=3)
+    assert configurations(shown) != configurations(built), "frozen or not is part of a layer's configuration"
+    freeze_all_but(built, models.split(built, known.fine_tune_from)[1].layers)
+    assert configurations(shown) == configurations(built)
+    for ours, theirs in zip(shown.get_weights(), built.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)

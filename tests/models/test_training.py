@@ -69,6 +69,17 @@ def test_a_training_learns_keeps_its_best_epoch_and_saves_model_and_log(tmp_path
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["tiny.keras"]
 
 
+def test_the_last_epoch_is_kept_where_validation_is_to_choose_nothing(tmp_path):
+    """Validation labels turned round would make the first epoch the best one."""
+    prepared = make_prepared(tmp_path, epochs=4)
+    rows, labels = prepared.rows("test"), prepared.labels.copy()
+    labels[prepared.rows("validation")] = 1 - labels[prepared.rows("validation")]
+    model = tiny_model()
+    run = models.train(model, prepared, options_for(prepared, patience=1, keep_last=True), labels=labels)
+    assert run.best_epoch == 3 == run.history.epoch.iloc[-1]
+    assert roc_auc_score(prepared.labels[rows], models.predict(model, prepared.images, rows)) > 0.9
+
+
 def test_the_same_seed_gives_the_same_scores_and_no_name_saves_nothing(tmp_path):
     prepared = make_prepared(tmp_path, epochs=2)
     scores = []

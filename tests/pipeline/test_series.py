@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import execution, parameters, record, series
 from pipeline.series import RunOptions
-from shared.run import DataError, UsageError, project_root, resolve_settings
+from shared.run import DataError, UsageError, claim_run_dir, project_root, resolve_settings
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
@@ -56,7 +56,7 @@ def no_kernels(monkeypatch):
 def run(tmp_path, *pairs, **options):
     """Run the notebooks of tmp_path/notebooks into tmp_path/run."""
     lines = []
-    options = RunOptions(run_dir=str(tmp_path / "run"), parameters=pairs, **options)
+    options = RunOptions(parameters=pairs, **{"run_dir": str(tmp_path / "run"), **options})
     series.run_series(options, notebooks_dir=tmp_path / "notebooks", echo=lines.append)
     return lines
 
@@ -279,37 +279,47 @@ def test_weights_files_become_absolute_and_are_stamped(tmp_path, monkeypatch):
     assert record.stamp(str(tmp_path / "w.h5")) != first
 
 
+def checksums(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
 def test_only_a_folder_of_its_own_is_written_to(two, monkeypatch, no_kernels):
     root = project_root()
     monkeypatch.setenv("HOME", str(two / "users/me"))
-    for refused in (Path("/"), two / "users/me", two / "users", root, root.parent, root / "notebooks"):
+    (two / "link").symlink_to(root / "notebooks")
+    for refused in (Path("/"), two / "users/me", two / "users", root, root.parent, two / "link"):
         with pytest.raises(UsageError, match="give a folder of its own"):
-            series.check_run_dir(refused)
-    (two / "run").mkdir()
-    (two / "run/.part-letter.txt").write_text("mine")
-    with pytest.raises(UsageError, match="holds files, but no run of this series"):
-        run(two)
-    (two / "run/run.json").write_text("[1, 2]")
-    with pytest.raises(UsageError, match="holds files, but no run of this series"):
-        run(two)
-    assert sorted(path.name for path in (two / "run").iterdir()) == [".part-letter.txt", "run.json"]
-    (two / "run/run.json").unlink()
-    (two / "run/data").mkdir()
-    (two / "run/data/manifest.csv").touch()  # what JupyterLab leaves
-    series.check_run_dir(two / "run")
+            run(two, run_dir=refused)
+    for name in ("data/demo/letter.txt", "data/manifest.csv", "results/.part-letter.txt", "run.json"):
+        path = two / "run" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('{"stages": 3}')
+    before = checksums(two / "run")
+    for force in (False, True):
+        with pytest.raises(UsageError, match="holds files, but no run of this series"):
+            run(two, force=force)
+    assert checksums(two / "run") == before
+    claim_run_dir(two / "jupyter")  # what a notebook in JupyterLab does
+    run(two, run_dir=two / "jupyter")
+    with pytest.raises(UsageError, match="lies in another run"):
+        run(two, run_dir=two / "jupyter/below")
+    (two / "jupyter").rename(two / "in")
+    claim_run_dir(two / "around")
+    (two / "in").rename(two / "around/in")
+    with pytest.raises(UsageError, match="holds another run"):
+        run(two, run_dir=two / "around")
 
 
-def test_leftovers_of_a_killed_run_are_removed_where_a_run_writes(two, no_kernels):
+def test_leftovers_of_a_killed_run_are_removed_and_nothing_else(two, no_kernels):
     (two / "run").mkdir()  # empty is fine
     run(two)
-    (two / "run/data/.part-demo/jpeg").mkdir(parents=True)  # the demo data, half drawn
-    (two / "run/models").mkdir()
-    (two / "run/models/.part-1-2-a.keras").touch()  # a model, half written
-    (two / "run/mine").mkdir()
-    (two / "run/mine/.part-letter.txt").touch()
+    begin = two / "run/data" / read_record(two)["temporary"]
+    Path(f"{begin}demo/jpeg").mkdir(parents=True)  # the demo data, half drawn
+    Path(f"{begin}1-a.keras").touch()  # a model, half written
+    (two / "run/data/.part-letter.txt").touch()
     run(two, force=True)
     left = [path.relative_to(two / "run").as_posix() for path in (two / "run").rglob(".part-*")]
-    assert left == ["mine/.part-letter.txt"]
+    assert left == ["data/.part-letter.txt"]
 
 
 def test_run_dir_that_cannot_be_used(two, no_kernels):

@@ -197,12 +197,14 @@ def list_images(rows: pd.DataFrame, task: str, input: str) -> pd.DataFrame:
         image_id=[row_name(row) for row in rows.itertuples()],
         image_path=rows[f"{input}_path"],
         full_image_path=rows.full_path,
+        lesion=rows.abnormality_type + "_" + rows.abnormality_id,  # masses and calcifications are counted apart
     )
     if input == "full":
         ordered = rows.sort_values("label", ascending=False, kind="stable")
         masks = ordered.groupby("full_path").mask_path.agg(lambda paths: ";".join(path for path in paths if path))
         rows = ordered.drop_duplicates("full_path").sort_index()
-        rows = rows.assign(all_masks=rows.full_path.map(masks), image_id=rows.image_id.str.rsplit("_", n=1).str[0])
+        rows = rows.assign(all_masks=rows.full_path.map(masks), lesion="")
+        rows["image_id"] = rows.image_id.str.rsplit("_", n=1).str[0]
         extra += ["all_masks"]
     if task == "subtype":
         rows["subtype"] = [common.subtype_of(row.abnormality_type, row.pathology) for row in rows.itertuples()]

@@ -1,6 +1,5 @@
 """What several readers need: the Dataset, manifest rows with defaults, files on disk, patients and views from names."""
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from shared.data import decoding
-from shared.run import EXCLUDED, MANIFEST_COLUMNS, UsageError
+from shared.run import EXCLUDED, MANIFEST_COLUMNS, UsageError, list_tree
 
 SUBTYPES = (
     ("calcification", "BENIGN"),
@@ -95,21 +94,11 @@ def image_reader(data_dir: Path) -> Callable[..., np.ndarray]:
 def list_files(data_dir: Path, *endings: str) -> list[str]:
     """List the files below `data_dir`, at any depth, whose names in lower case end in one of `endings`.
 
-    Linked folders are followed; one that leads back to a folder already seen is not entered again.
-
     Returns:
         sorted paths relative to `data_dir`, POSIX slashes.
     """
-    seen, found = set(), []
-    for folder, folders, names in os.walk(data_dir, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        paths = (Path(folder, name) for name in names if name.lower().endswith(endings))
-        found += [path.relative_to(data_dir).as_posix() for path in paths if path.is_file()]
-    return sorted(found)
+    files = (path for path in list_tree(data_dir) if path.name.lower().endswith(endings))
+    return sorted(path.relative_to(data_dir).as_posix() for path in files)
 
 
 def patient_from_name(name: str) -> str:
@@ -122,6 +111,7 @@ def patient_from_name(name: str) -> str:
 
 
 def side_and_view(name: str) -> dict[str, str]:
-    """Find {side: LEFT or RIGHT, view: CC or MLO} in a file's name; "" where it is silent."""
-    match = re.search(r"(LEFT|RIGHT)[_.]?(CC|MLO)?", name, re.IGNORECASE)
-    return {"side": match[1].upper() if match else "", "view": (match[2] or "").upper() if match else ""}
+    """Find {side: LEFT or RIGHT, view: CC or MLO, lesion: its number} in a file's name; "" where it is silent."""
+    match = re.search(r"(LEFT|RIGHT)(?:[_.]?(CC|MLO)(?:_(\d+))?)?", name, re.IGNORECASE)
+    side, view, lesion = (word or "" for word in match.groups()) if match else ("", "", "")
+    return {"side": side.upper(), "view": view.upper(), "lesion": lesion}

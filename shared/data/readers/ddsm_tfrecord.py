@@ -25,6 +25,7 @@ from shared.run.native_output import quiet_native_output
 
 NAME = "ddsm-tfrecord"
 SIDE = 299  # pixels, height and width of every image
+MAX_RECORD = 4 * SIDE**2  # bytes; a record holds one image and a few words
 LESIONS = (("normal", "NORMAL"), *common.SUBTYPES)  # position = the source's `label`
 UNNAMED = (
     "images carry no file name: patients cannot be told apart, and each image counts as one. Each lesion was cropped "
@@ -79,6 +80,7 @@ def index_shard(data_dir: Path, shard: str, task: str, bar: tqdm) -> list[dict]:
     tf, offset = load_tensorflow(), 0
     rows: list[dict] = []
     try:
+        check_lengths(data_dir / shard)
         for message in tf.data.TFRecordDataset(str(data_dir / shard)).as_numpy_iterator():
             values, problem = parse_example(message)
             row = make_row(f"{Path(shard).stem}_{len(rows):06d}", values, task)
@@ -87,12 +89,25 @@ def index_shard(data_dir: Path, shard: str, task: str, bar: tqdm) -> list[dict]:
             step = len(message) + 16  # around it: its length (8 bytes), the length's CRC-32C (4), its own (4)
             offset += step
             bar.update(step)
-    except tf.errors.OpError:
+    except (tf.errors.OpError, UnicodeEncodeError):  # or a name that is no text
         where = f"{data_dir / shard}: record {len(rows)} at byte {offset}"
         raise DataError(f"{where} is cut short or damaged; fetch the shard again") from None
     if not rows:
         raise DataError(f"{data_dir / shard}: no records; the file is empty, fetch it again")
     return rows
+
+
+def check_lengths(path: Path) -> None:
+    """Raise DataError where a record says that it is longer than any, before TensorFlow makes room for it."""
+    size, offset, number = path.stat().st_size, 0, 0
+    with path.open("rb") as file:
+        while offset < size:
+            file.seek(offset)
+            length = int.from_bytes(file.read(8), "little")
+            if length > MAX_RECORD:
+                where = f"{path}: record {number} at byte {offset}"
+                raise DataError(f"{where} is cut short or damaged, or no image of {SIDE} px; fetch the shard again")
+            offset, number = offset + length + 16, number + 1
 
 
 def parse_example(message: bytes) -> tuple[dict, str]:
@@ -184,7 +199,7 @@ def read_tile(data_dir: Path, image_path: str) -> np.ndarray:
         stream.seek(int(position))
         length = int.from_bytes(stream.read(8), "little")
         stream.seek(4, os.SEEK_CUR)  # the length's CRC-32C
-        values, problem = parse_example(stream.read(min(length, path.stat().st_size)))
+        values, problem = parse_example(stream.read(min(length, MAX_RECORD)))
     if problem:
         raise DataError(f"{path}: record at byte {position}: {problem}")
     return np.frombuffer(values["image"], np.uint8).reshape(SIDE, SIDE)

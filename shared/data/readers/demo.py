@@ -58,7 +58,7 @@ def provide_demo(
 
     Args:
         folder: written anew where the generator or an option has changed; what was drawn is noted in
-            `<folder>.json` beside it.
+            `<folder>.json` beside it. Without that note, a folder that holds anything is refused.
         layout: one of `phantoms.LAYOUTS`.
         patients: how many; None takes the layout's default.
         seed: the same seed draws the same files.
@@ -66,17 +66,20 @@ def provide_demo(
     Returns:
         the folder.
     Raises:
-        DataError: an option that is not known, or a folder that cannot be written.
+        DataError: an option that is not known, or a folder that cannot be written or is not ours.
     """
     import phantoms
 
     folder = Path(folder)
     options: dict[str, Any] = {"layout": layout, "patients": patients, "seed": seed, "acquisition": acquisition}
     note, drawn = folder.with_suffix(".json"), {"generator": phantoms.fingerprint(), **options}
-    if folder.is_dir() and note.exists() and read_json(note) == drawn:
+    before = read_json(note) if note.exists() else None
+    if folder.is_dir() and before == drawn:
         return folder
+    if folder.exists() and not (isinstance(before, dict) and set(before) <= set(drawn)):
+        raise DataError(f"{folder}: is there, and no {note.name} says that it was drawn here; move it away")
     try:
-        note.unlink(missing_ok=True)
+        write_json(note, {})  # begun: drawn anew where this is killed
         shutil.rmtree(folder, ignore_errors=True)
         phantoms.write_demo_data(folder, **options, progress=sys.stderr.isatty())
     except (ValueError, OSError) as error:

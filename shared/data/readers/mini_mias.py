@@ -124,6 +124,7 @@ def list_rows(info: pd.DataFrame, files: dict[str, str], task: str, input: str) 
         "image_id": info.name + np.where(several, "_" + position.astype(str), ""),
         "patient_id": [f"mias_{first:03d}_{first + 1:03d}" for first in odd],
         "side": np.where(number % 2, "LEFT", "RIGHT"), "view": "MLO",
+        "lesion": np.where(several, position.astype(str), ""),
         "abnormality_type": kind, "pathology": pathology,
         "label": (~normal if task == "abnormal" else pathology == "MALIGNANT").astype(int),
         "image_path": file + place if input == "crop" else file, "mask_path": masks, "breast_density": info.tissue,
@@ -139,7 +140,7 @@ def read_crop(data_dir: Path, image_path: str) -> tuple[np.ndarray, tuple[slice,
     Returns:
         the crop uint8 (side, side), and its place: (rows, columns) of the image.
     """
-    relative, _, fragment = image_path.partition("#")
+    relative, fragment = [*re.split("#(?=lesion=|normal=)", image_path), ""][:2]
     image = decoding.read_grey(decoding.inside(data_dir, relative))
     height, width = image.shape
     if not fragment:
@@ -175,7 +176,7 @@ def place_in_breast(image: np.ndarray, side: int, *, seed: int) -> tuple[int, in
 
 def draw_mask(data_dir: Path, row: Any) -> np.ndarray:
     """Draw the lesions' circles in the frame of the row's image: uint8 of 0 and 1."""
-    relative, _, circles = row.mask_path.partition("#circles=")
+    relative, _, circles = row.mask_path.rpartition("#circles=")
     mask = np.zeros_like(decoding.read_grey(decoding.inside(data_dir, relative)), np.uint8)
     for circle in circles.split(";"):
         x, y, radius = map(int, circle.split(","))

@@ -75,7 +75,7 @@ def original_row(path: Path, task: str) -> dict:
         **common.side_and_view(path.stem),
         "pathology": "ORIGINAL" if task == "original" else pathology,
         "label": 1 if task == "original" else int(pathology == "MALIGNANT"),
-        "lesion": pathology,
+        "drawn_class": pathology,
         "exclusion_reason": "the file's name ends in neither _M nor _B" if is_unknown else "",
     }
 
@@ -95,6 +95,6 @@ def synthetic_row(path: Path, task: str, original_stems: set[str]) -> dict:
         "patient_id": (common.patient_from_name(path.stem) if is_pair else batch_of(path)) or path.stem,
         "pathology": "SYNTHETIC",
         "label": 0,
-        "lesion": word.group(1).upper() if word else "",
+        "drawn_class": word.group(1).upper() if word else "",
         "exclusion_reason": "synthetic image: task malignant uses originals" if task == "malignant" else "",
     }

@@ -1,0 +1,60 @@
+"""For whom does a model work? Groups of the test images, each against the others."""
+
+from collections.abc import Sequence
+from math import nan
+
+import numpy as np
+import pandas as pd
+
+from shared.evaluation import metrics
+from shared.evaluation.intervals import FEW, bootstrap_interval, draw_intervals, weighted_auc
+
+GROUPS = ("abnormality_type", "breast_density", "subtlety", "view", "side", "margins")
+COLUMNS = (
+    "column", "group", "n", "n_patients", "prevalence", "auc", "auc_low", "auc_high", "sensitivity", "specificity",
+    "difference", "difference_low", "difference_high", "descriptive",
+)  # fmt: skip
+
+
+def compare_groups(
+    rows: pd.DataFrame, by: Sequence[str], *, threshold: float, draws: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """Score groups of images that hold both classes, and compare each with all other images of known value.
+
+    Args:
+        rows: columns patient_id, label, score (probabilities) and those of `by`; "" is unknown.
+        by: columns whose values are the groups; those that are missing or constant are passed over.
+    Returns:
+        column, group (all rows first), n, n_patients, prevalence, auc, auc_low, auc_high, sensitivity, specificity,
+        difference (of AUC, from the others), difference_low, difference_high, descriptive (fewer than 20 patients of
+        a class: too few for an interval to mean what it says).
+    """
+    labels, scores = rows.label.to_numpy(), rows.score.to_numpy()
+    groups = [("all", "images", np.ones(len(rows), bool), np.zeros(len(rows), bool))]
+    for column in (column for column in by if column in rows and rows[column].nunique() > 1):
+        known = (rows[column] != "").to_numpy()
+        groups += [
+            (column, value, inside, known & ~inside)
+            for value in sorted(rows[column][known].unique())
+            for inside in [(rows[column] == value).to_numpy()]
+        ]
+    found = []
+    for column, value, inside, others in groups:
+        if not metrics.has_both(labels[inside]):
+            continue
+        part, row = rows[inside], {"column": column, "group": value, "n_patients": rows.patient_id[inside].nunique()}
+        area = bootstrap_interval(part.label, part.score, part.patient_id, draws=draws, seed=seed)
+        row |= metrics.summarise(part.label, part.score, threshold=threshold)
+        row |= {"auc_low": area.low, "auc_high": area.high, "difference": nan}
+        if metrics.has_both(labels[others]):
+            areas = [weighted_auc(labels[side], scores[side]) for side in (inside, others)]
+
+            def gap_of(weights: np.ndarray, areas: list = areas, sides: tuple = (inside, others)) -> np.ndarray:
+                first, second = (area(weights[:, side]) for area, side in zip(areas, sides, strict=True))
+                return first - second
+
+            gap = draw_intervals(gap_of, rows.patient_id, len(rows), draws, seed)[0]
+            row |= {"difference": gap.value, "difference_low": gap.low, "difference_high": gap.high}
+        row["descriptive"] = bool(part.groupby("label").patient_id.nunique().min() < FEW)
+        found.append(row)
+    return pd.DataFrame(found, columns=list(COLUMNS))

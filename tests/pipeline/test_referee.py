@@ -1,0 +1,96 @@
+"""The referee: other column names, what it warns of, and one clear line for each kind of bad file."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.__main__ import main
+from shared import evaluation
+
+
+@pytest.fixture
+def table():
+    generator, patients = np.random.default_rng(0), np.repeat(np.arange(80), 2)
+    labels = np.repeat(np.arange(80) % 2, 2)
+    scores = 1 / (1 + np.exp(-(2 * labels - 1 + generator.normal(size=160))))
+    columns = {"Group": patients, "y_true": labels, "prob": scores, "file": np.arange(160)}
+    return pd.DataFrame(columns | {"set": np.where(patients < 20, "val", "test")})
+
+
+def judge(tmp_path, capsys, **files):
+    for name, content in files.items():
+        content.to_csv(tmp_path / f"{name}.csv", index=False)
+    paths = [str(tmp_path / f"{name}.csv") for name in files]
+    status = main(["referee", *paths, "--out", str(tmp_path / "out")])
+    return status, capsys.readouterr()
+
+
+def test_other_names_pairs_and_seeds(table, tmp_path, capsys):
+    noisy = table.assign(prob=np.random.default_rng(1).random(160))
+    twice = pd.concat([table.assign(seed=1), noisy.assign(seed=2)])
+    status, printed = judge(tmp_path, capsys, good=table, noisy=noisy, seeds=twice)
+    assert status == 0
+    assert "patient_id = Group" in printed.out
+    written = json.loads((tmp_path / "out/referee.json").read_text())
+    figures = pd.DataFrame(written["figures"]).set_index(["model", "figure"]).value
+    test = table[table.set == "test"]
+    assert figures["good", "AUC by image"] == pytest.approx(evaluation.auc(test.y_true, test.prob))
+    averaged = (table.prob + noisy.prob) / 2
+    assert figures["seeds", "AUC by image"] == pytest.approx(evaluation.auc(test.y_true, averaged[test.index]))
+    assert figures["seeds", "AUC, patients and seeds drawn"] < figures["good", "AUC by image"]
+    assert {row["verdict"].split(";")[0] for row in written["differences"]} >= {"better"}
+    assert (tmp_path / "out/referee.html").read_text().count("<tr>") > 40
+    assert len(pd.read_csv(tmp_path / "out/referee.csv")) == len(figures)
+
+
+def test_warnings(table, tmp_path, capsys):
+    crossing = table.assign(set=np.where(np.arange(160) % 2, "val", "test"))
+    classes = table.assign(prob=(table.prob > 0.5).astype(int))
+    perfect = table.assign(prob=table.y_true * 3.0 - table.prob / 10)
+    few = pd.concat([table[:60]] * 2)
+    output = judge(tmp_path, capsys, crossing=crossing, classes=classes, perfect=perfect, few=few)[1].out
+    for model, words in {
+        "crossing": "stand in more than one split", "classes": "look like classes", "perfect": "above what honest",
+        "few": "all of it is descriptive",
+    }.items():  # fmt: skip
+        assert any(line.startswith(f"WARNING {model}") and words in line for line in output.splitlines()), words
+    assert "WARNING few: 60 rows repeat an image" in output
+    assert "WARNING perfect: scores outside [0, 1]" in output
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda table: table.drop(columns="prob"), "no column score or prob"),
+        (lambda table: table.drop(columns="Group"), "no column patient_id or patient"),
+        (lambda table: table.drop(columns="y_true"), "no column label or y_true"),
+        (lambda table: table.assign(y_true=table.y_true + 1), "label is '2'"),
+        (lambda table: table[:0], "both classes"),
+        (lambda table: table.assign(prob=np.nan), "row 2: score is ''"),
+        (lambda table: table.assign(Group=""), "row 2: patient_id is ''"),
+        (lambda table: table.assign(y_true=0), "without both classes"),
+        (lambda table: table.assign(set="val"), "0 test rows"),
+    ],
+)  # fmt: skip
+def test_bad_files_get_one_line_and_status_2(spoil, words, table, tmp_path, capsys):
+    status, printed = judge(tmp_path, capsys, bad=spoil(table))
+    assert (status, len(printed.err.splitlines())) == (2, 1)
+    assert words in printed.err
+    assert "bad.csv" in printed.err
+
+
+def test_a_missing_file_an_image_and_an_impossible_prevalence(table, tmp_path, capsys):
+    (tmp_path / "picture.csv").write_bytes(bytes(range(256)))
+    table.to_csv(tmp_path / "good.csv", index=False)
+    for words in (["absent.csv"], [str(tmp_path / "picture.csv")], [str(tmp_path / "good.csv"), "--prevalence", "2"]):
+        assert main(["referee", *words, "--out", str(tmp_path / "out")]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_no_tensorflow():
+    code = "import sys, pipeline.referee; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
