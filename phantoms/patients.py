@@ -73,9 +73,9 @@ ACQUISITIONS = {
 }  # fmt: skip
 
 
-CONTRAST = {MASS: 0.127, CALC: 0.055}  # brightness that a mass, or the tissue about a group of grains, adds; share of 1
+CONTRAST = {MASS: 0.131, CALC: 0.055}  # brightness that a mass, or the tissue about a group of grains, adds; share of 1
 SPREAD = {MASS: 0.3, CALC: 0.5}  # standard deviation of its logarithm
-DENSER = 1.1  # malignant lesions are denser, by so many of these standard deviations
+DENSER = 1.3  # malignant lesions are denser, by so many of these standard deviations
 
 
 @dataclass(frozen=True)
