@@ -101,12 +101,8 @@ def map_patients(task: Callable, plans: list[Patient], *, n_jobs: int, progress:
     """Return [task(patient)] in order, drawn in parallel; each process uses one thread."""
 
     def draw(patient: Patient) -> Any:
-        threads = cv2.getNumThreads()
         cv2.setNumThreads(1)
-        try:
-            return task(patient)
-        finally:
-            cv2.setNumThreads(threads)
+        return task(patient)
 
     bar = tqdm(plans, desc=f"phantom {title}", unit="patient", disable=not progress)
     # workers of a killed run end after ten idle seconds, not five minutes

@@ -44,6 +44,7 @@ class Acquisition:
 
     first_patient: int  # the first patient's number
     prevalence: dict[tuple[str, str], float]  # (kind, official split) -> share of malignant lesions
+    contrast: float  # standard deviation of the logarithm of a film's contrast
     curve: tuple[float, float]  # how far the tone curve bends, lowest and highest: brightness + curve x (1 - x)
     grain: tuple[float, float]  # standard deviation of the grain, share of full scale
     grain_mix: float  # 0 coarse grain of film ... 2 white noise of a detector
@@ -60,14 +61,14 @@ ACQUISITIONS = {
     "A": Acquisition(  # films, scanned
         first_patient=1,
         prevalence={(MASS, TRAIN): 0.50, (MASS, TEST): 0.40, (CALC, TRAIN): 0.40, (CALC, TEST): 0.40},
-        curve=(-0.10, 0.30), grain=(0.0057, 0.0106), grain_mix=0.6, blur=0.45, base=0.04, dust=4, burn_in=0.6,
-        film_edge=0.15, lead_marker=True, label="{side} {view}",
+        contrast=0.32, curve=(-0.10, 0.30), grain=(0.0065, 0.0121), grain_mix=0.6, blur=0.45, base=0.04, dust=4,
+        burn_in=0.6, film_edge=0.15, lead_marker=True, label="{side} {view}",
     ),
     "B": Acquisition(  # digital, another window
         first_patient=10001,
         prevalence={(MASS, TRAIN): 0.30, (MASS, TEST): 0.30, (CALC, TRAIN): 0.25, (CALC, TEST): 0.25},
-        curve=(-0.60, -0.40), grain=(0.004, 0.007), grain_mix=1.6, blur=0.5, base=0.0, dust=0, burn_in=0.95,
-        film_edge=0.0, lead_marker=False, label="{view} {side}   H-B",
+        contrast=0.15, curve=(-0.60, -0.40), grain=(0.004, 0.007), grain_mix=1.6, blur=0.5, base=0.0, dust=0,
+        burn_in=0.95, film_edge=0.0, lead_marker=False, label="{view} {side}   H-B",
     ),
 }  # fmt: skip
 
