@@ -86,7 +86,13 @@ def test_bad_files_get_one_line_and_status_2(spoil, words, table, tmp_path, caps
 def test_a_missing_file_an_image_and_an_impossible_prevalence(table, tmp_path, capsys):
     (tmp_path / "picture.csv").write_bytes(bytes(range(256)))
     table.to_csv(tmp_path / "good.csv", index=False)
-    for words in (["absent.csv"], [str(tmp_path / "picture.csv")], [str(tmp_path / "good.csv"), "--prevalence", "2"]):
+    (tmp_path / "empty.csv").touch()
+    for words in (
+        ["absent.csv"],
+        [str(tmp_path / "empty.csv")],
+        [str(tmp_path / "picture.csv")],
+        [str(tmp_path / "good.csv"), "--prevalence", "2"],
+    ):
         assert main(["referee", *words, "--out", str(tmp_path / "out")]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
 
