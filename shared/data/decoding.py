@@ -59,6 +59,7 @@ class PixelBudget:
                 self.own.taken += pixels
 
 
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it says goes past Python
 MEMORY = PixelBudget(2 * MAX_PIXELS)
 
 
