@@ -125,7 +125,7 @@ def read_header(path: Path) -> tuple[str, int, int]:
             header = open_dicom(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
             return "DICOM", int(header.Rows), int(header.Columns)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # of large or damaged files; those that matter are named below
             with Image.open(path, formats=FORMATS) as image:
                 kind, (width, height) = str(image.format), image.size
     except Image.DecompressionBombError:
