@@ -101,4 +101,6 @@ def test_a_folder_of_any_depth_and_odd_names(tmp_path):
     assert [dataset.read_image(path).shape for path in rows.image_path] == [(9, 9)] * 10
     save_manifest(tmp_path / "run", dataset.manifest)
     assert sum(1 for _ in list_tree(tmp_path)) == 13
+    while deep.name == "d":  # else pytest stumbles over it
+        deep = [deep.parent, deep.rmdir()][0]
     assert list(data.load_manifest(tmp_path / "run").image_path) == list(dataset.manifest.image_path)
