@@ -1,6 +1,5 @@
 """From settings to data that a model can use: manifest, split, audit and image store, made once per run directory."""
 
-import tempfile
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,7 +7,7 @@ import pandas as pd
 
 from shared.data import manifests, readers, splits, store
 from shared.data.images import ImageSteps
-from shared.run import EXCLUDED, TEST, TRAIN, VALIDATION, DataError, Settings, UsageError, claim_run_dir, write_json
+from shared.run import EXCLUDED, TEST, TRAIN, VALIDATION, DataError, Settings, claim_run_dir, write_json
 
 
 @dataclass(frozen=True)
@@ -91,17 +90,11 @@ def image_steps(settings: Settings) -> ImageSteps:
 
 
 def check_can_run(settings: Settings) -> None:
-    """Find out quickly whether a run can start: data readable, run directory writable, disk large enough.
+    """Find out quickly whether a run can start: data readable, disk large enough.
 
     Raises:
         DataError, UsageError: one clear line.
     """
-    try:
-        settings.run_dir.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=settings.run_dir).close()
-    except OSError as error:
-        message = f"RUN_DIR {settings.run_dir}: cannot be written ({error.strerror}); choose another --run-dir"
-        raise UsageError(message) from None
     if settings.data_dir is None:
         return
     dataset = load_dataset(settings)

@@ -62,30 +62,6 @@ def test_failed_notebook_is_status_1_and_unusable_data_status_2(cli, tmp_path, w
     assert (status, err) == (2, "error: x.csv: no column y\n")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["run", "-p", "EPOCS", "3"], "did you mean EPOCHS?"),
-        (["run", "--data-dir", "nowhere"], "no such directory"),
-        (["run", "--weights", "nothing.h5"], "no file"),
-        (["run", "--run-dir", "file/run"], "cannot be written"),
-        (["run", "--run-dir", "/"], "give a folder of its own"),
-        (["run", "--run-dir", "notebooks/.."], "holds files, but no run of this series"),
-    ],
-)
-def test_wrong_usage_is_one_line_and_status_2(cli, tmp_path, write_notebook, monkeypatch, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").touch()
-    write_notebook("01_first", "1")
-    if "--run-dir" not in arguments:
-        arguments = [*arguments, "--run-dir", "run"]
-    status, out, err = cli(*arguments)
-    assert (status, out) == (2, "")
-    assert message in err
-    assert one_line(err)
-    assert {path.name for path in tmp_path.iterdir()} == {"file", "notebooks"}
-
-
 @pytest.mark.parametrize("arguments", [[], ["walk"], ["run", "--profile", "fast"], ["demo-data"], ["run", "-p", "A"]])
 def test_argparse_errors_are_status_2(cli, arguments):
     status, _, err = cli(*arguments)

@@ -221,21 +221,6 @@ def test_html_is_self_contained(tmp_path, write_notebook):
     assert "MathJax" in execution.write_html(path).read_text()
 
 
-@pytest.mark.parametrize(("name", "value", "message"), [
-    ("EPOCS", "3", "did you mean EPOCHS"), ("epochs", "3", "did you mean EPOCHS"), ("QQQ", "3", "known are"),
-    ("EPOCHS", "3.5", "not of type int"), ("EPOCHS", "many", "not of type int"), ("EPOCHS", "True", "not of type int"),
-    ("LEARNING_RATE", "fast", "not of type float"), ("SEEDS", "3", "not of type list"),
-    ("SEEDS", "[1, 'a']", "int values only"), ("TASK", "cats", "TASK: 'cats' is not one of"),
-    ("WEIGHTS", "/nowhere/file.h5", "no file"), ("DATA_DIR", "/nowhere/data", "no such directory"),
-    ("DATASET", "cbis-ddsm", "needs --data-dir"), ("PROFILE", "fast", "is not one of demo, full"),
-    ("DATASET", "cbis", "DATASET: 'cbis' is not one of demo, cbis-ddsm"), ("RUN_DIR", "elsewhere", "given twice"),
-])  # fmt: skip
-def test_wrong_parameters_run_nothing(two, name, value, message):
-    with pytest.raises((UsageError, DataError), match=message):
-        run(two, (name, value))
-    assert not (two / "run").exists()
-
-
 def test_values_take_the_type_of_the_default():
     declared = [{"EPOCHS": 0, "LEARNING_RATE": 0.0, "SEEDS": [0], "TASK": "a", "FLAG": False, "X_DIR": ""}]
     pairs = [("EPOCHS", "3"), ("LEARNING_RATE", "1"), ("SEEDS", "1,2"), ("TASK", "3"), ("FLAG", "True"), ("X_DIR", "y")]
