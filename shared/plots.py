@@ -31,7 +31,7 @@ MODEL_COLOURS = {  # the same in every figure; any other model takes what is lef
 }
 GREY, ORANGE = "#888888", "#D55E00"
 STYLE: Any = {
-    "figure.dpi": 80,
+    "figure.dpi": 120,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 11,

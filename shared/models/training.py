@@ -24,7 +24,7 @@ LOSSES = {
     "binary_focal_crossentropy": keras.losses.BinaryFocalCrossentropy,
 }
 BALANCING = ("class_weights", "balanced_batches", "none")
-LINEAR_STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)  # scikit-learn's C, chosen on validation
+LINEAR_STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # scikit-learn's C, chosen on validation
 # Chosen on the validation patients of CBIS-DDSM mass patches (MobileNetV2, 192 px; mean AUC of three seeds, spread
 # .003 to .006). Learning rates 1e-4, 3e-4, 6e-4: .82, .86, .85 (one seed). Heads at block 13, 16: .863, .877. From
 # there 15, 25 epochs: .878, .884. Brightness and contrast jitter, three copies of each orientation: .875, .886, no

@@ -61,8 +61,8 @@ def test_one_class_gives_nan_without_warning(label):
     assert np.isnan(found["specificity" if label else "sensitivity"])
     assert found["accuracy"] == 0.5
     interval = intervals.bootstrap_interval(labels, scores, range(6), draws=20)
-    p_values = comparisons.delong_test(labels, scores, scores**2), comparisons.permutation_p_value(labels, scores)
-    assert np.isnan([interval.value, interval.low, interval.high, *p_values]).all()
+    p_value = comparisons.delong_test(labels, scores, scores**2)
+    assert np.isnan([interval.value, interval.low, interval.high, p_value]).all()
     assert intervals.roc_band(labels, scores, range(6), draws=5)[["sensitivity", "low", "high"]].isna().all(axis=None)
     for refuse in (metrics.choose_threshold, calibration.fit_platt):
         with pytest.raises(DataError, match="one class only"):
@@ -323,32 +323,6 @@ def test_paired_differences_table(example):
     assert some.p_holm[0] == some.p_delong[0]
     assert comparisons.describe_differences(some)[["p, Holm", "verdict"]].iloc[1].tolist() == ["", "descriptive"]
     assert words["AUC difference"].iloc[1] == "+0.000 [+0.000, +0.000]"
-
-
-def test_permutation_test_equals_scipy():
-    generator = np.random.default_rng(6)
-    labels = np.array([0] * 20 + [1] * 15)
-    scores = np.round(labels * 0.5 + generator.normal(size=35), 1)
-    exact = stats.permutation_test(
-        (scores[labels == 1], scores[labels == 0]),
-        lambda one, zero, axis: stats.mannwhitneyu(one, zero, axis=axis).statistic,
-        vectorized=True, alternative="greater", n_resamples=9999, rng=0,
-    ).pvalue  # fmt: skip
-    assert comparisons.permutation_p_value(labels, scores, draws=9999) == pytest.approx(exact, abs=0.01)
-    assert comparisons.permutation_p_value(labels, labels.astype(float), draws=99) == 0.01
-
-
-def test_permutation_of_whole_groups_is_calibrated_and_rows_are_not():
-    """No difference between the classes, but images of a group alike: only groups may be exchanged."""
-    by_group, by_row = [], []
-    for seed in range(400):
-        labels, scores, patients = two_views(np.random.default_rng(seed), patients=40, shift=0.0, resemblance=1.0)
-        by_group.append(comparisons.permutation_p_value(labels, scores, draws=199, seed=seed, groups=patients))
-        by_row.append(comparisons.permutation_p_value(labels, scores, draws=199, seed=seed))
-    assert np.mean(np.array(by_group) <= 0.05) == pytest.approx(0.05, abs=0.03)
-    assert np.mean(np.array(by_row) <= 0.05) > 0.09
-    with pytest.raises(ValueError, match="both classes"):
-        comparisons.permutation_p_value([0, 1, 0], [0.1, 0.2, 0.3], groups=["a", "a", "b"])
 
 
 def test_a_lesion_averages_its_views_and_a_case_takes_its_highest_lesion_and_its_worst_label():
