@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike as Array
 from scipy import stats
 
 from shared.evaluation.intervals import bootstrap_interval, number_groups
-from shared.evaluation.metrics import auc, check_scores, has_both
+from shared.evaluation.metrics import check_scores, has_both
 
 POWER = float(stats.norm.ppf(0.975) + stats.norm.ppf(0.8))  # standard errors that 80 % power takes
 
