@@ -62,7 +62,8 @@ def bootstrap_interval(
         found = np.hstack([area(weights) for area in added])
         return found - np.hstack([area(weights) for area in taken]) if taken else found
 
-    return draw_intervals(areas, patients, draws, seed, share=minus is None, mean_of_columns=len(added) > 1)[0]
+    people = number_groups(patients, len(labels))
+    return draw_intervals(areas, people, draws, seed, share=minus is None, mean_of_columns=len(added) > 1)[0]
 
 
 def bootstrap_means(values: Array, patients: Array, *, draws: int = 2000, seed: int = 0) -> list[Interval]:
@@ -74,7 +75,9 @@ def bootstrap_means(values: Array, patients: Array, *, draws: int = 2000, seed: 
         with np.errstate(invalid="ignore"):
             return (weights @ filled) / (weights @ known)
 
-    return draw_intervals(means, patients, draws, seed, share=bool(((filled >= 0) & (filled <= 1)).all()))
+    return draw_intervals(
+        means, number_groups(patients, len(values)), draws, seed, share=bool(((filled >= 0) & (filled <= 1)).all())
+    )
 
 
 def draw_intervals(
