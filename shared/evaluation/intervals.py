@@ -99,15 +99,15 @@ def draw_intervals(
     return [make_interval(value, samples[:, i], share=share) for i, value in enumerate(values[0].tolist())]
 
 
-def make_interval(value: float, samples: np.ndarray, *, share: bool) -> Interval:
-    """Make an Interval of a value and its bootstrap samples (D,); a share of 0 or 1 takes percentiles."""
+def make_interval(value: float, samples: np.ndarray, *, share: bool | None) -> Interval:
+    """Make an Interval of a value and its bootstrap samples (D,); None, and a share of 0 or 1, take percentiles."""
     kept = samples[np.isfinite(samples)]
     if not np.isfinite(value) or len(kept) < 2:
         return Interval(value, nan, nan)
     error, steps = float(kept.std(ddof=1)), stats.norm.ppf(TAILS)
-    if not share:
+    if share is False:
         low, high = value + steps * error
-    elif 0 < value < 1:
+    elif share and 0 < value < 1:
         low, high = special.expit(special.logit(value) + steps * error / (value * (1 - value)))
     else:
         low, high = np.quantile([*kept, value], TAILS)
