@@ -62,7 +62,8 @@ def bootstrap_interval(
         found = np.hstack([area(weights) for area in added])
         return found - np.hstack([area(weights) for area in taken]) if taken else found
 
-    return draw_intervals(areas, patients, draws, seed, share=minus is None, mean_of_columns=len(added) > 1)[0]
+    people = number_groups(patients, len(labels))
+    return draw_intervals(areas, people, draws, seed, share=minus is None, mean_of_columns=len(added) > 1)[0]
 
 
 def bootstrap_means(values: Array, patients: Array, *, draws: int = 2000, seed: int = 0) -> list[Interval]:
@@ -74,7 +75,9 @@ def bootstrap_means(values: Array, patients: Array, *, draws: int = 2000, seed: 
         with np.errstate(invalid="ignore"):
             return (weights @ filled) / (weights @ known)
 
-    return draw_intervals(means, patients, draws, seed, share=bool(((filled >= 0) & (filled <= 1)).all()))
+    return draw_intervals(
+        means, number_groups(patients, len(values)), draws, seed, share=bool(((filled >= 0) & (filled <= 1)).all())
+    )
 
 
 def draw_intervals(
@@ -96,15 +99,15 @@ def draw_intervals(
     return [make_interval(value, samples[:, i], share=share) for i, value in enumerate(values[0].tolist())]
 
 
-def make_interval(value: float, samples: np.ndarray, *, share: bool) -> Interval:
-    """Make an Interval of a value and its bootstrap samples (D,); a share of 0 or 1 takes percentiles."""
+def make_interval(value: float, samples: np.ndarray, *, share: bool | None) -> Interval:
+    """Make an Interval of a value and its bootstrap samples (D,); None, and a share of 0 or 1, take percentiles."""
     kept = samples[np.isfinite(samples)]
     if not np.isfinite(value) or len(kept) < 2:
         return Interval(value, nan, nan)
     error, steps = float(kept.std(ddof=1)), stats.norm.ppf(TAILS)
-    if not share:
+    if share is False:
         low, high = value + steps * error
-    elif 0 < value < 1:
+    elif share and 0 < value < 1:
         low, high = special.expit(special.logit(value) + steps * error / (value * (1 - value)))
     else:
         low, high = np.quantile([*kept, value], TAILS)

@@ -21,7 +21,7 @@ class OperatingPoint:
 
     threshold: float  # NaN for a reader, whose call is a call, and for differences
     draws: np.ndarray  # float (1 + D, 2), sensitivity and specificity, all rows first
-    share: bool = True  # False: differences
+    share: bool | None = None  # True where no threshold was drawn; None takes percentiles, as such draws are skewed
 
     @property
     def sensitivity(self) -> Interval:
@@ -35,7 +35,7 @@ class OperatingPoint:
 
     def minus(self, other: "OperatingPoint") -> "OperatingPoint":
         """Return the paired differences from another point of the same patients and draws."""
-        return OperatingPoint(np.nan, self.draws - other.draws, share=False)
+        return OperatingPoint(np.nan, self.draws - other.draws)
 
     def at_prevalence(self, prevalence: float) -> dict[str, Interval]:
         """Return PPV, NPV, and recalls, cancers found and cancers missed per 1,000 at a share of class 1.
@@ -46,9 +46,9 @@ class OperatingPoint:
         alarms, missed = 1 - prevalence - quiet, prevalence - found
         with np.errstate(invalid="ignore"):
             figures = {"PPV": found / (found + alarms), "NPV": quiet / (quiet + missed)}
-        intervals = {name: make_interval(float(part[0]), part[1:], share=True) for name, part in figures.items()}
+        intervals = {name: make_interval(float(part[0]), part[1:], share=self.share) for name, part in figures.items()}
         for name, part in {"recalls": found + alarms, "cancers found": found, "cancers missed": missed}.items():
-            at = make_interval(float(part[0]), part[1:], share=True)
+            at = make_interval(float(part[0]), part[1:], share=self.share)
             intervals[f"{name} per 1,000"] = Interval(1000 * at.value, 1000 * at.low, 1000 * at.high)
         return intervals
 
@@ -84,7 +84,10 @@ def operating_points(
             part[READER] = np.column_stack([np.full(len(calls), np.nan), calls])
         parts.append(part)
     every = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return {name: OperatingPoint(float(points[0, 0]), points[:, 1:]) for name, points in every.items()}
+    return {
+        name: OperatingPoint(float(points[0, 0]), points[:, 1:], name in (READER, FIXED) or None)
+        for name, points in every.items()
+    }
 
 
 def choose(validation: pd.DataFrame, weights: np.ndarray) -> dict[str, np.ndarray]:
