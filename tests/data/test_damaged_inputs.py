@@ -19,7 +19,6 @@ import pytest
 
 from phantoms import LAYOUTS, write_demo_data
 from phantoms.writing import load_tensorflow
-from pipeline import __main__
 from shared import data
 from shared.run import DataError, Settings, UsageError
 
@@ -422,26 +421,3 @@ def test_a_damaged_input(good, tree, tmp_path, case):
 def test_another_layout_is_refused(good, tmp_path, layout, other):
     folder = good(other)[0]
     assert str(folder) in attempt(layout, folder, tmp_path / "run")[1]
-
-
-@pytest.mark.parametrize(
-    ("layout", "target", "damage", "options", "words"),
-    [
-        ("cbis-ddsm", "", each("csv/*test*", edit(b"MALIGNANT", b"BENIGN", 0)), [], "only one class"),
-        ("cbis-ddsm", "", each("jpeg/*/*", write(b"x")), [], "none of its .* can be used"),
-        ("npz", "w.weights.h5", write(b""), ["--weights", "vgg16={}"], r"w\.weights\.h5"),
-        ("npz", "w.weights.h5", HTML, ["--weights", "vgg16={}"], r"w\.weights\.h5"),
-        ("npz", "w.weights.h5", lambda path, out: path.mkdir(), ["--weights", "vgg16={}"], r"w\.weights\.h5"),
-        ("mini-mias", "Info.txt", write(b"x"), ["--data-dir", "{}"], "no such directory"),
-    ],
-)  # fmt: skip
-def test_the_command_line_refuses(tree, tmp_path, capsys, layout, target, damage, options, words):
-    folder, run_dir = tree(layout), tmp_path / "run"
-    damage(folder / target, tmp_path)
-    options = [option.format(folder / target) for option in options]
-    arguments = ["run", "--dataset", layout, "--data-dir", str(folder), "--run-dir", str(run_dir), *options]
-    assert __main__.main(arguments) == 2
-    out, err = capsys.readouterr()
-    assert (out, len(err.splitlines())) == ("", 1)
-    assert re.search(words, err)
-    assert not run_dir.exists()

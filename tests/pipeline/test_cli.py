@@ -1,6 +1,5 @@
 """The command line as a user types it: exit status, what is printed, what is not imported."""
 
-import os
 import subprocess
 import sys
 
@@ -87,11 +86,9 @@ def test_demo_data(cli, tmp_path):
     assert (status, err) == (0, "")
     assert str(tmp_path / "demo") in out
     assert (tmp_path / "demo").is_dir()
-    (tmp_path / "file").touch()
-    for wrong in (["--layout", "xyz"], ["--patients", "-1"], ["--out", tmp_path / "file/x"]):
+    for wrong in (["--layout", "xyz"], ["--patients", "-1"]):
         status, _, err = cli("demo-data", "--out", tmp_path / "other", *wrong)
-        assert status == 2
-        assert one_line(err)
+        assert (status, one_line(err)) == (2, True)
     assert not (tmp_path / "other").exists()
 
 
@@ -145,13 +142,3 @@ def test_doctor_on_other_machines(tmp_path, monkeypatch):
 def test_pins_cover_what_is_recorded(root):
     assert set(record.PACKAGES) <= set(doctor.pinned_packages())
     assert "requirements.txt" in (root / "environment.yml").read_text()
-
-
-def test_notebooks_are_run_from_anywhere(tmp_path, root):
-    """`python -m pipeline` finds the project wherever it is called."""
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    command = [sys.executable, "-m", "pipeline", "run", "--only", "99", "--run-dir", "run"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    assert one_line(done.stderr)
-    assert not (tmp_path / "run").exists()

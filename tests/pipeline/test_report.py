@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import report
 from shared.data import save_manifest
-from shared.evaluation import evaluate, load_table, write_cards
+from shared.evaluation import evaluate, load_table, renew_table, write_cards
 from shared.run import MANIFEST_COLUMNS, write_csv, write_json
 
 STAGE = {"status": "done", "seconds": 12.3, "peak_memory_mb": 800.0, "outputs": [], "key": "k"}
@@ -35,7 +35,7 @@ AUDIT = {
     "official_shared_patients": ["P_1", "P_2"], "official_shared_test_rois": 5, "copies_by_content": 3,
     "exclusions": {"patient stands in the official test split as well": 4}, "unreadable": {"a.jpg": "truncated"},
     "label_conflicts": [], "coverage": [{"split": "train", "type": "mass", "rows": 1318, "found": 1317}],
-    "notes": ["A note of the reader."],
+    "notes": ["A note of the reader.", "A <b>bold</b>\n# note [a](b) `c` $x^{$ | d"],
 }  # fmt: skip
 
 
@@ -131,6 +131,19 @@ def test_index_says_what_matters(run_dir):
     assert text.index("ROC curves on test") < text.index("Reliability on test") < text.index("2 more figures")
     assert "Left out: <strong>vgg16</strong>" in text
     assert "<td>simple_cnn</td><td>0.031</td><td>0.00012</td><td></td>" in text
+
+
+def test_text_from_data_is_no_markup_and_stale_results_are_named(tmp_path):
+    stale = {"results/metrics/simple_cnn.json": "stale, as 03", "results/paired_differences.csv": "stale, as 07"}
+    make_run(tmp_path, record={**RECORD, "stale": stale}, figures=())
+    renew_table(tmp_path)
+    page, cards = report.write_index(tmp_path).read_text(), [path.read_text() for path in write_cards(tmp_path)]
+    assert "<b>bold" not in page
+    note = r"A &lt;b>bold&lt;/b> # note \[a\](b) \`c\` \$x^{\$ \| d"
+    assert all(note in card for card in cards)
+    assert ">simple_cnn</th>" not in page
+    assert "Left out: <strong>simple_cnn</strong>: stale, as 03" in page
+    assert "stale, as 07" in page
 
 
 def test_demo_says_that_it_is_generated_and_a_failed_run_that_it_failed(tmp_path):

@@ -4,9 +4,11 @@ import json
 import os
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import nbformat
 import pytest
+from filelock import Timeout
 
 from pipeline import execution, parameters, record, series
 from pipeline.series import RunOptions
@@ -307,6 +309,25 @@ def test_leftovers_of_a_killed_run_are_removed_and_nothing_else(two, no_kernels)
     assert left == ["data/.part-letter.txt"]
 
 
+def test_results_of_other_parameters_are_stale_until_they_are_made_again(two, no_kernels):
+    run(two, ("EPOCHS", "3"))
+    run(two, ("EPOCHS", "4"), only=("02",))
+    assert set(read_record(two)["stale"]) == {"results/a.txt"}
+    assert "left out: results/a.txt: stale, as 01_first made it" in "".join(run(two, ("EPOCHS", "4"), only=("02",)))
+    run(two, ("EPOCHS", "4"))
+    assert read_record(two)["stale"] == {}
+
+
+@pytest.mark.parametrize(("error", "line"), [
+    (Timeout("x"), "another run is going on there"), (OSError(37, "No locks available"), "No locks available"),
+    (NotImplementedError(), "cannot lock files"),
+])  # fmt: skip
+def test_only_what_another_run_holds_is_said_to_be_held(two, monkeypatch, error, line):
+    monkeypatch.setattr(series.FileLock, "acquire", Mock(side_effect=error))
+    with pytest.raises(UsageError, match=line):
+        run(two)
+
+
 def test_run_dir_that_cannot_be_used(two, no_kernels):
     (two / "run").write_text("a file")
     with pytest.raises(UsageError, match="cannot be written"):
@@ -349,4 +370,11 @@ def test_fingerprint_follows_the_files_and_links_to_folders(tmp_path):
     (data / "run/new").write_bytes(b"1")  # a run directory inside the data does not count
     assert record.describe_dataset(settings) == first
     (elsewhere / "x.npz").write_bytes(b"12")
-    assert record.describe_dataset(settings)["fingerprint"] != first["fingerprint"]
+    second = record.describe_dataset(settings)["fingerprint"]
+    assert second != first["fingerprint"]
+    (elsewhere / "x.csv").write_text("a")
+    (data / "b.csv").symlink_to(elsewhere / "x.csv")
+    third, stat = record.describe_dataset(settings)["fingerprint"], (elsewhere / "x.csv").stat()
+    (elsewhere / "x.csv").write_text("b")
+    os.utime(elsewhere / "x.csv", ns=(stat.st_atime_ns, stat.st_mtime_ns))  # same size, same time
+    assert len({second, third, record.describe_dataset(settings)["fingerprint"]}) == 3
