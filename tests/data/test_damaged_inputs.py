@@ -216,6 +216,7 @@ TIFF = write(cv2.imencode(".tiff", NAN)[1].tobytes())
 HALF, EMPTY = write(lambda old: old[: len(old) // 2]), write(b"")
 LINK_TO_ITSELF = lambda path, out: (path.unlink(), path.symlink_to(path))  # noqa: E731
 FOLDER = lambda path, out: (path.unlink(), path.mkdir())  # noqa: E731
+REMOVED = lambda path, out: path.unlink()  # noqa: E731
 PICTURES = [
     ("excluded: truncated|cannot be decoded|not a readable|not an image", {"halved": HALF}),
     ("excluded: empty", {"empty": EMPTY}),
@@ -276,13 +277,13 @@ TABLE = {
         MASS: CASE_FILE,
         "": [*CASE_FILES, ("usable", {"jpeg_on_another_disk": lambda folder, out: link_out(folder / "jpeg", out)}),
              ("error: none of its .* can be used", {"no_readable_image": each("jpeg/*/*", write(b"x"))}),
-             ("error: none of the .* rows", {"no_image": each("jpeg/*/*", lambda path, out: path.unlink())})],
+             ("error: none of the .* rows", {"no_image": each("jpeg/*/*", REMOVED)})],
     },
     "cbis-ddsm-dicom": {
         "IMAGE": [*PICTURES, ("usable", {"row": noise(1, 40_000)}), ("excluded: compressed", {"bomb": deflated_bomb}),
                   ("excluded: 60 frames", {"frames": noise(24, 20, NumberOfFrames=60)})],
         MASS: [CASE_FILE[0], *CASE_FILE[-4:]],
-        "": CASE_FILES,
+        "": [*CASE_FILES, ("error: none of the .* rows", {"no_image": each("**/*.dcm", REMOVED)})],
     },
     "ddsm-tfrecord": {
         "training10_0/training10_0.tfrecords": [
@@ -318,7 +319,7 @@ TABLE = {
         "IMAGE": PICTURES,
         "SYNTHETIC": ARRAYS,
         "": [
-            (r"error: no folder holds \*\.npz", {"no_synthetic": each("*/*.npz", lambda path, out: path.unlink())}),
+            (r"error: no folder holds \*\.npz", {"no_synthetic": each("*/*.npz", REMOVED)}),
             ("error: more than one folder",
              {"two_folders": both(*(place("original", new, shutil.copytree) for new in ("a", "real")))}),
             ("excluded: twice", {"same_name": place("original/*", "original/synthetic_batch_0_4_benign.png")}),
@@ -392,6 +393,7 @@ def test_a_damaged_input(good, tree, tmp_path, case):
     assert line == "" or kind == "error", line
     if kind == "error":
         assert re.search(pattern, line)
+        assert not (re.search("only one class|too few", line) and (tmp_path / "run").exists()), "said after the work"
         return
     reasons = prepared.manifest.set_index("image_id").exclusion_reason
     new = reasons[(reasons != "") & (reasons != before.set_index("image_id").exclusion_reason.reindex(reasons.index))]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from shared import data
-from shared.run import DataError, Settings, read_json
+from shared.run import Settings, read_json
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +48,6 @@ def test_the_demo_is_drawn_below_the_run_directory(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         data.load_dataset(Settings(run_dir=tmp_path))
     assert seen == [tmp_path / "data/demo"]
-
-
-def test_two_patients_are_said_before_anything_is_built(tmp_path):
-    for number, folder in enumerate(("cancer", "benign")):
-        (tmp_path / folder).mkdir()
-        for image in range(6):
-            np.savez(tmp_path / folder / f"P_0000{number}_{image}.npz", np.eye(9 + image))
-    with pytest.raises(DataError, match="2 patients are too few"):
-        data.check_can_run(settings_for(tmp_path, tmp_path / "run", dataset="npz"))
 
 
 def test_make_logistic_learns_its_scale_from_the_rows_it_is_fitted_on():
