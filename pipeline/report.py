@@ -27,7 +27,8 @@ SHOWN_FIGURES = 6
 MAX_FIGURE_BYTES = 2_000_000
 OTHER_TABLES = (
     ("paired_differences", "Paired differences in test AUC",
-     "Both models on the same images; interval by bootstrap over patients, p by DeLong, corrected after Holm."),
+     "Both models on the same images; interval by bootstrap over patients, p by DeLong. "
+     "Holm corrects the primary comparisons; the others are descriptive."),
     ("leakage_ladder", "What leaking splits would have reported",
      "The same models under split protocols that let patients cross. Only the patient-level row is a result."),
     ("synthetic_ladder", "Real against generated images, cue by cue",
