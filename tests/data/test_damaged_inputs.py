@@ -18,9 +18,10 @@ import pydicom
 import pytest
 
 from phantoms import LAYOUTS, write_demo_data
-from phantoms.writing import load_tensorflow
 from shared import data
+from shared.models.backend import tf
 from shared.run import DataError, Settings, UsageError
+from tests.data.test_readers import edit_dicom, example
 
 TASKS = {"png-npz": "original"}
 MEMORY = 60e6  # bytes that reading one damaged file may take
@@ -142,13 +143,7 @@ def link_out(path, outside):
 
 def save(path, array, **values):  # in the file's own format
     if path.suffix == ".dcm":
-        file = pydicom.dcmread(path)
-        file.PixelData, (file.Rows, file.Columns) = array.tobytes() + b"\0" * (array.nbytes % 2), array.shape
-        file.BitsAllocated = file.BitsStored = 8 * array.itemsize
-        file.HighBit = file.BitsStored - 1
-        for name, value in values.items():
-            setattr(file, name, value)
-        file.save_as(path)
+        edit_dicom(path, array, **values)
     elif path.suffix == ".npz":
         np.savez(path, array)
     else:
@@ -196,14 +191,9 @@ def deflated_bomb(path, outside):
 
 def record(message=None, **values):
     def damage(path, outside):
-        tf = load_tensorflow()
-        lesion, image = tf.train.Example(), bytes(range(256)) * 349 + bytes(57)
-        for name, value in ({"label": 1, "label_normal": 1, "image": image} | values).items():
-            feature = lesion.features.feature[name]
-            held = feature.int64_list if isinstance(value, int) else feature.bytes_list
-            held.value.extend([] if value is None else [value])
+        lesion = {"label": 1, "label_normal": 1, "image": bytes(range(256)) * 349 + bytes(57)} | values
         with tf.io.TFRecordWriter(str(outside / "one")) as writer:
-            writer.write(message or lesion.SerializeToString())
+            writer.write(message or example(**lesion))
         append((outside / "one").read_bytes())(path, outside)
 
     return damage

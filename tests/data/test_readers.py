@@ -64,11 +64,12 @@ def test_a_folder_that_is_empty_or_not_there_and_a_task_without_labels_are_one_c
 
 
 def example(**values):
-    """The bytes of a tf.train.Example of whole numbers and byte strings."""
+    """The bytes of a tf.train.Example of whole numbers and byte strings; None: a feature without a value."""
     found = tf.train.Example()
     for name, value in values.items():
         feature = found.features.feature[name]
-        (feature.int64_list if isinstance(value, int) else feature.bytes_list).value.append(value)
+        held = feature.int64_list if isinstance(value, int) else feature.bytes_list
+        held.value.extend([] if value is None else [value])
     return found.SerializeToString()
 
 
@@ -300,15 +301,14 @@ def test_mias_full_images_take_any_malignant_lesion(tmp_path):
 def edit_dicom(path, image=None, **values):
     """Change elements of a DICOM file, or take them out (None), and its pixels."""
     file = pydicom.dcmread(path)
-    for name, value in values.items():
-        if value is None and name in file:
-            delattr(file, name)
-        elif value is not None:
-            setattr(file, name, value)
     if image is not None:
         file.Rows, file.Columns = image.shape
-        file.BitsAllocated = file.BitsStored = 8 * image.dtype.itemsize
-        file.HighBit, file.PixelData = file.BitsStored - 1, image.tobytes()
+        file.BitsAllocated = file.BitsStored = 8 * image.itemsize
+        file.HighBit, file.PixelData = file.BitsStored - 1, image.tobytes() + b"\0" * (image.nbytes % 2)
+    for name, value in values.items():
+        setattr(file, name, value)
+        if value is None:
+            delattr(file, name)
     file.save_as(path)
 
 
@@ -386,6 +386,7 @@ def test_the_embedded_data_set_is_read_back_in_every_layout_and_through_links(na
     linked.mkdir()
     for entry in folder.iterdir():
         (linked / entry.name).symlink_to(entry)
+    (linked / "again").symlink_to(linked)  # leads back
     again = data.load_layout(name, linked, task=task)
     assert again.manifest.equals(dataset.manifest)
     for path in used.image_path:
@@ -393,12 +394,6 @@ def test_the_embedded_data_set_is_read_back_in_every_layout_and_through_links(na
     for outside in (f"../{name}/{path}", str(folder / path)):
         with pytest.raises(DataError, match="below the data directory"):
             again.read_image(outside)
-
-
-def test_a_link_that_leads_back_ends(tmp_path):
-    write_mias(tmp_path)
-    (tmp_path / "all-mias/again").symlink_to(tmp_path)
-    assert len(data.load_layout("mini-mias", tmp_path).manifest) == 12
 
 
 def test_the_demo_is_drawn_once_and_again_where_an_option_changed(tmp_path):

@@ -210,9 +210,7 @@ def test_wrong_words_sizes_and_files_are_refused_in_one_line(tmp_path):
         models.load_model(tmp_path / "broken.keras")
 
 
-def test_the_devices_are_named_and_weights_are_checked_without_tensorflow():
+def test_the_devices_are_named():
     assert models.set_up_devices().startswith(f"Keras {keras.__version__}, TensorFlow")
-    code = "import sys; from shared import models; models.check_weights('demo'); sys.exit('tensorflow' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         models.nonsense  # noqa: B018

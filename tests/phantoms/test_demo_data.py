@@ -2,8 +2,7 @@
 
 import hashlib
 import re
-import subprocess
-import sys
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -241,31 +240,20 @@ def test_mini_mias(draw):
         assert image[1023 - int(y), int(x)] > 40  # in the breast, with the origin at the bottom left
 
 
-def test_an_existing_folder_is_kept(tmp_path):
+@pytest.mark.parametrize("options", [{"layout": "x"}, {"acquisition": "C"}, {"patients": 0}, {"seed": -1}])
+def test_wrong_options_are_named(tmp_path, options):
+    with pytest.raises(ValueError, match=rf"\A.*{next(iter(options))}.*\Z"):
+        write_demo_data(tmp_path / "out", progress=False, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_folder_is_kept_and_a_failed_run_leaves_nothing(tmp_path, monkeypatch):
     (tmp_path / "thesis.txt").write_text("x")
     with pytest.raises(OSError, match="not an empty folder"):
         write_demo_data(tmp_path, patients=1, progress=False)
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
-
-
-@pytest.mark.parametrize("options", [{"layout": "x"}, {"acquisition": "C"}, {"patients": 0}, {"seed": -1}])
-def test_wrong_options_are_named(tmp_path, options):
-    with pytest.raises(ValueError, match=next(iter(options))) as error:
-        write_demo_data(tmp_path / "out", progress=False, **options)
-    assert "\n" not in str(error.value)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_failed_run_leaves_nothing(tmp_path, monkeypatch):
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("phantoms.write_cbis_ddsm.write_image", fail)
+    monkeypatch.setattr(
+        "phantoms.write_cbis_ddsm.write_image", Mock(side_effect=OSError(28, "No space left on device"))
+    )
     with pytest.raises(OSError, match=r"out: cannot be written \(No space left on device\)"):
         write_demo_data(tmp_path / "out", patients=2, n_jobs=1, progress=False)
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_package_needs_nothing_of_shared_and_loads_no_tensorflow():
-    code = "import sys, phantoms; print(*{m.split('.')[0] for m in sys.modules} & {'shared', 'tensorflow'})"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

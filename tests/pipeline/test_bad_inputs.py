@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+from phantoms import write_demo_data
 from pipeline import __main__, record
 from shared.run import TABLE_COLUMNS, write_json
 
@@ -29,12 +30,15 @@ TABLE = [
     ("run --data-dir ~nosuchuser/x", "no usable path.*home directory"), ("run --data-dir fifo", "no such directory"),
     ("run --data-dir a\udcffb", "no usable path.*surrogates"),
     ("run --data-dir " + "l" * 300, "no usable path.*too long"),
+    ("run --dataset cbis-ddsm --data-dir one_class", "only one class"),
     ("run --run-dir ~nosuchuser/x", "no usable path.*home directory"), ("run --run-dir file/run", "cannot be written"),
     ("run --run-dir fifo", "cannot be written"), ("run --run-dir /", "give a folder of its own"),
     ("run --run-dir notebooks/..", "holds files, but no run of this series"),
+    ("run --run-dir mine", "holds files, but no run of this series"),
     ("run --run-dir mine --force", "holds files, but no run of this series"), ("run --weights nothing.h5", "no file"),
     ("run --weights ~nosuchuser/w.h5", "no usable path"), ("run --weights vgg16=file", "file: .*not an HDF5 file"),
     ("run --weights vgg16=mine", "no file"), ("demo-data --out file", "no folder"),
+    ("demo-data --out new --layout xyz", "layout"), ("demo-data --out new --patients -1", "patients"),
     ("demo-data --out /proc/x", "cannot be written"), ("predict a.png --model no.keras", "no such file"),
     ("predict a.png --model fifo", "no such file"), ("predict a.png --model mine/run.json", "not a Keras model"),
     ("predict a.png --model unbuilt.keras", "cannot be run|not a Keras model"),
@@ -72,7 +76,12 @@ def place(tmp_path_factory):
     (folder / "file").touch()
     os.mkfifo(folder / "fifo")
     write_json(folder / "mine/run.json", {"stages": ["letters"]})
-    (folder / "mine/letter.txt").write_text("mine")
+    for name in ("letter.txt", "data/demo/letter.txt", "data/manifest.csv", "results/.part-letter.txt"):
+        (folder / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "mine" / name).write_text("mine")
+    write_demo_data(folder / "one_class", patients=6, n_jobs=1, progress=False)
+    for path in folder.glob("one_class/csv/*_set.csv"):
+        path.write_bytes(path.read_bytes().replace(b",MALIGNANT,", b",BENIGN,"))
     for name, model in {
         "good": network(0.0), "linear": network(3.0, None), "nan": network(np.nan),
         "unbuilt": keras.Sequential([keras.layers.Dense(1)]), "r/models/list": network(0.0),

@@ -114,8 +114,6 @@ def test_code_in_a_model_is_refused(tmp_path):
 
 
 def test_other_files_are_no_models(tmp_path):
-    with pytest.raises(UsageError, match="no such file"):
-        predict.load(tmp_path / "missing.keras")
     mean_model().save(tmp_path / "whole.keras")
     whole = (tmp_path / "whole.keras").read_bytes()
     for content in (b"hello", b"", whole[:-100], whole[:1000] + bytes(200) + whole[1200:]):
@@ -131,8 +129,6 @@ def test_other_files_are_no_models(tmp_path):
 def test_places(tmp_path, pictures):
     twice = predict.find_images([pictures / "c.pgm", pictures, pictures / "notes.txt"])
     assert [path.name for path in twice] == ["c.pgm", "a_dark.png", "bright.npz", "d_broken.jpg", "notes.txt"]
-    with pytest.raises(UsageError, match="no such file or folder"):
-        predict.find_images([tmp_path / "nowhere"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no images"):
         predict.find_images([tmp_path / "empty"])
