@@ -213,7 +213,7 @@ def add_loose_specks(rng: Generator, signal: np.ndarray) -> None:
 
 def expose(rng: Generator, body: Generator, signal: np.ndarray, how: Acquisition) -> np.ndarray:
     """Turn the signal into brightness on film: blur, tone curve, grain, dust."""
-    gain = float(np.clip(np.exp(body.normal(0, how.contrast)), 0.55, 1.7))  # about the grey of tissue
+    gain = float(np.clip(np.exp(rng.normal(0, how.contrast)), 0.4, 2.0))  # about the grey of tissue
     image: np.ndarray = cv2.GaussianBlur(signal, (0, 0), how.blur)
     image = np.clip(image + (gain - 1) * (image - 0.42) * np.minimum(5 * image, 1), 0, 1)  # air stays black
     image = image + body.uniform(*how.curve) * image * (1 - image)

@@ -99,7 +99,7 @@ def draw_mass(rng: Generator, own: Generator, lesion: Lesion, grid: np.ndarray) 
     if lesion.shape == DISTORTION:  # pulls at the tissue, and has no body
         body *= 0.22
     if lesion.margins == "SPICULATED":
-        body = body + (1 - 0.4 * np.clip(body, 0, 1)) * 1.5 * draw_spicules(rng, own, lesion, grid)
+        body = body + (1 - 0.4 * np.clip(body, 0, 1)) * 1.3 * draw_spicules(rng, own, lesion, grid)
     near = np.exp(-((np.hypot(y, x) / (2.0 * radius)) ** 4))
     if lesion.hidden:  # tissue of the same brightness lies over one side
         turn = rng.uniform(0, 2 * np.pi)
@@ -107,7 +107,7 @@ def draw_mass(rng: Generator, own: Generator, lesion: Lesion, grid: np.ndarray) 
         veil = sigmoid(3.5 * beyond + 1.8 * cloud) * near * rng.uniform(0.6, 1.0)
         body = 1 - (1 - body) * (1 - veil)
     turn = rng.uniform(0, 2 * np.pi)
-    slope = rng.normal(0, 0.02) * (x * math.cos(turn) + y * math.sin(turn)) / radius
+    slope = rng.normal(0, 0.035) * (x * math.cos(turn) + y * math.sin(turn)) / radius
     return (lesion.contrast * body + near * slope).astype(np.float32), region
 
 
@@ -182,16 +182,16 @@ def draw_grain(rng: Generator, canvas: np.ndarray, kind: str, place: np.ndarray,
     low, high = GRAINS[kind][2:]
     size = MM * SCALE * float(np.clip(np.sqrt(low * high) * np.exp(rng.normal(0, np.log(high / low) / 3)), low, high))
     if kind == "LUCENT_CENTER":
-        rim = add_speck(rng, canvas, place, size, rough=0.05, shade=rng.uniform(140, 215))
+        rim = add_speck(rng, canvas, place, size, rough=0.05, shade=rng.uniform(160, 240))
         hole = place[::-1] + rng.normal(0, 0.05 * size, 2) + rng.uniform(0.58, 0.72) * (rim - place[::-1])
         cv2.fillPoly(canvas, [np.round(hole).astype(np.int32)], rng.uniform(50, 100), cv2.LINE_AA)
     elif kind == "COARSE":  # popcorn: lumps that grew together
         for _ in range(int(rng.integers(4, 8))):
             near = place + rng.normal(0, 0.28 * size, 2)
-            add_speck(rng, canvas, near, size * rng.uniform(0.35, 0.75), rough=0.15, shade=rng.uniform(100, 190))
+            add_speck(rng, canvas, near, size * rng.uniform(0.35, 0.75), rough=0.15, shade=rng.uniform(120, 220))
     elif kind in ("FINE_LINEAR_BRANCHING", "VASCULAR"):  # broken casts of a duct, or pieces of a wall
         wanders, pieces = (0.0, 3) if kind == "VASCULAR" else (1.0, int(rng.integers(3, 8)))
-        turn, points, shade = direction + wanders * rng.normal(0, 0.45), [place], rng.uniform(120, 235)
+        turn, points, shade = direction + wanders * rng.normal(0, 0.45), [place], rng.uniform(95, 185)
         for _ in range(pieces):
             turn += rng.normal(0, 0.05 + 0.2 * wanders)
             points.append(points[-1] + SCALE * MM * rng.uniform(0.15, 0.5) * np.array([np.sin(turn), np.cos(turn)]))
@@ -200,7 +200,7 @@ def draw_grain(rng: Generator, canvas: np.ndarray, kind: str, place: np.ndarray,
         draw_curve(canvas, np.array(points), shades, max(int(size * rng.uniform(0.7, 1.1)), 2))
     else:
         rough = {"PLEOMORPHIC": 0.45, "AMORPHOUS": 0.25}.get(kind, 0.06)
-        dim = {"AMORPHOUS": (110, 220), "PLEOMORPHIC": (100, 255), "PUNCTATE": (130, 225)}.get(kind, (130, 210))
+        dim = {"AMORPHOUS": (110, 220), "PLEOMORPHIC": (70, 190)}.get(kind, (150, 240))
         add_speck(rng, canvas, place, size, rough=rough, shade=rng.uniform(*dim))
 
 

@@ -61,7 +61,7 @@ ACQUISITIONS = {
     "A": Acquisition(  # films, scanned
         first_patient=1,
         prevalence={(MASS, TRAIN): 0.50, (MASS, TEST): 0.40, (CALC, TRAIN): 0.40, (CALC, TEST): 0.40},
-        contrast=0.32, curve=(-0.10, 0.30), grain=(0.0065, 0.0121), grain_mix=0.6, blur=0.45, base=0.04, dust=4,
+        contrast=0.45, curve=(-0.10, 0.30), grain=(0.0063, 0.0116), grain_mix=0.6, blur=0.45, base=0.04, dust=4,
         burn_in=0.6, film_edge=0.15, lead_marker=True, label="{side} {view}",
     ),
     "B": Acquisition(  # digital, another window
@@ -73,9 +73,9 @@ ACQUISITIONS = {
 }  # fmt: skip
 
 
-CONTRAST = {MASS: 0.127, CALC: 0.055}  # brightness that a mass, or the tissue about a group of grains, adds; share of 1
+CONTRAST = {MASS: 0.131, CALC: 0.045}  # brightness that a mass, or the tissue about a group of grains, adds; share of 1
 SPREAD = {MASS: 0.3, CALC: 0.5}  # standard deviation of its logarithm
-DENSER = 1.1  # malignant lesions are denser, by so many of these standard deviations
+DENSER = 1.2  # malignant lesions are denser, by so many of these standard deviations
 
 
 @dataclass(frozen=True)

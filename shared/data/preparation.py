@@ -21,6 +21,7 @@ class Prepared:
         masks: uint8 memory map (N, S, S) of 0 and 1, or None where the source has no lesion masks.
         statistics: what the files' own pixels echo (`store.STATISTICS_COLUMNS`).
         class_names: the words for label 0 and label 1.
+        ideal: float64 (N,), how likely class 1 is given what a phantom was drawn from; None for real images.
     """
 
     settings: Settings
@@ -29,6 +30,7 @@ class Prepared:
     masks: np.ndarray | None
     statistics: pd.DataFrame
     class_names: tuple[str, str]
+    ideal: np.ndarray | None = None
 
     @property
     def labels(self) -> np.ndarray:
@@ -131,7 +133,10 @@ def prepare(settings: Settings) -> Prepared:
     )
     manifests.save_manifest(settings.run_dir, manifest)
     write_json(folder / "audit.json", splits.audit(dataset, manifest, statistics, seed=settings.seed))
-    return Prepared(settings, manifest, images, masks, statistics, dataset.class_names)
+    ideal = None
+    if settings.dataset == "demo" and settings.task == "malignant":
+        ideal = readers.score_ideal_observer(dataset.data_dir, manifest.image_id)
+    return Prepared(settings, manifest, images, masks, statistics, dataset.class_names, ideal)
 
 
 def describe(prepared: Prepared) -> str:

@@ -58,7 +58,7 @@ class TrainingOptions:
 class Training:
     """What a training hands back; the model itself was trained in place and holds its best weights."""
 
-    history: pd.DataFrame  # one row an epoch: epoch, loss, auc, val_loss, val_auc, …
+    history: pd.DataFrame  # one row an epoch: epoch, loss, auc, val_loss, val_auc, …, learning_rate (its highest)
     seconds: float
     best_epoch: int  # whose weights were kept, counted from 0, as in `history.epoch`
     val_auc: float  # of the weights kept, orientations averaged
@@ -153,7 +153,7 @@ def train(
         batches, validation_data=validation, epochs=options.epochs, class_weight=weights,
         callbacks=[stopping, collapse], shuffle=False, verbose=0,
     )  # fmt: skip
-    history = pd.DataFrame({"epoch": log.epoch, **log.history})
+    history = pd.DataFrame({"epoch": log.epoch, **log.history, "learning_rate": options.learning_rate})
     scores = np.nan_to_num(predict(model, inputs, held_out, orientations=some), nan=0.5)
     auc = roc_auc_score(labels[held_out] if two_classes else labels[held_out] >= 2, scores)
     if name:
