@@ -5,9 +5,11 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 ARGS ?=
 ONLY ?=
+RUN ?= runs/demo
+PAGE ?= docs/results.md
 WORKERS ?= 2
 
-.PHONY: run test lab notebooks lint doctor clean clean-runs
+.PHONY: run test lab notebooks results lint doctor clean clean-runs
 .DEFAULT_GOAL := run
 
 run: $(STAMP)  ## the whole series on the demo data; make run ARGS="--dataset cbis-ddsm --data-dir DIR"
@@ -21,6 +23,9 @@ lab: $(STAMP)  ## JupyterLab on the notebooks
 
 notebooks: $(STAMP)  ## run the committed notebooks on the demo data and store their outputs; ONLY="03 07" for some
 	$(PY) -c "import sys; from pipeline import series; series.renew_notebooks(sys.argv[1:])" $(ONLY)
+
+results: $(STAMP)  ## a page and the scores of a finished run, into docs/; make results RUN=runs/cbis-ddsm
+	$(PY) -c "import sys; from pipeline import report; print(report.publish(*sys.argv[1:]))" $(RUN) $(PAGE)
 
 lint: $(STAMP)  ## style and types
 	$(PY) -m ruff check .

@@ -56,6 +56,7 @@ def execute_copy(
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of the task that an interrupted cell leaves
     failed = target.with_suffix(".failed.ipynb")
     start = time.monotonic()
     with atomic_write(target) as temporary, watch_kernel(run_dir) as peak:

@@ -11,7 +11,6 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from shared.data import ImageSteps, prepare_image, read_grey
-from shared.data.decoding import MEMORY
 from shared.run import DataError, UsageError, check_out, full_path, list_tree, read_json, write_csv
 from shared.run.names import OneLineError
 from shared.run.settings import LIMITS
@@ -132,9 +131,8 @@ def score_files(model: SavedModel, paths: list[Path], *, progress: bool = False)
 def read_image(path: Path, steps: ImageSteps) -> tuple[np.ndarray | None, str]:
     """Return an image as the image store has it, uint8 (S, S), and "", or None and what is wrong with the file."""
     try:
-        with MEMORY.one_image():
-            image = read_grey(path, min_side=steps.size * (2 if steps.breast_crop else 1))
-            return prepare_image(image, steps), ""
+        image = read_grey(path, min_side=steps.size * (2 if steps.breast_crop else 1))
+        return prepare_image(image, steps), ""
     except DataError as error:
         return None, str(error)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.parameters import WEIGHTS_WORDS, Stage, all_parameters, weight_files
 from shared import __version__
+from shared.models.pretrained import find_file
 from shared.run import DataError, Settings, UsageError, list_tree, project_root, read_json, write_json
 from shared.run.places import PROJECT, RECORD_FILE
 
@@ -77,12 +78,10 @@ def hash_sources() -> str:
     return digest.hexdigest()
 
 
-def stamp(path: str) -> list[Any]:
+def stamp(value: str) -> list[Any]:
     """Return path, size and time of change of a weights file; raises UsageError where it is not there."""
-    for candidate in (Path(path), project_root() / path):
-        if candidate.is_file():
-            return [candidate.as_posix(), candidate.stat().st_size, candidate.stat().st_mtime_ns]
-    raise UsageError(f"--weights: no file {path!r}; give a Keras weights file, or imagenet, demo or none")
+    path = find_file(value)
+    return [path.as_posix(), path.stat().st_size, path.stat().st_mtime_ns]
 
 
 def stage_key(stage: Stage, basis: dict[str, Any], record: dict[str, Any]) -> str:

@@ -51,11 +51,12 @@ def run(files: Sequence[str], *, out: str, prevalence: float = 0.005, echo: Call
 def read_models(path: Path, notes: list[str]) -> dict[str, pd.DataFrame]:
     """Read one file, {model: its rows}: columns by the names of `SYNONYMS`, noted, and labels 0 and 1."""
     try:
-        raw = pd.read_csv(path, dtype=str, keep_default_na=False, sep=None, engine="python")
-    except (pd.errors.ParserError, OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: cannot be read as CSV ({getattr(error, 'strerror', None) or str(error)[:80]})"
-        ) from None
+        with open(path, encoding="utf-8-sig") as file:
+            separator = max(",;\t", key=file.readline().count)
+        raw = pd.read_csv(path, dtype=str, keep_default_na=False, sep=separator)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)[:80]
+        raise DataError(f"{path}: cannot be read as CSV ({reason})") from None
     there = {str(column).strip().lower().replace(" ", "_"): column for column in raw}
     words = {name: [name, *others.split()] for name, others in SYNONYMS.items()}
     taken = {name: there[word] for name in words for word in words[name][::-1] if word in there}

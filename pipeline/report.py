@@ -1,13 +1,16 @@
 """The page that a run leaves for people, `index.html`, filled from the files of the run directory alone."""
 
 import base64
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from shared.evaluation import load_predictions
 from shared.evaluation.cards import collect_facts, render
+from shared.run import write_csv
 
 TEMPLATE = Path(__file__).parent / "templates/index.html"
 FIGURES = (
@@ -23,11 +26,19 @@ FIGURES = (
     ("errors", "Errors with the highest confidence, as the network sees them."),
     ("gallery", "Errors with the highest confidence, as the network sees them."),
 )  # fmt: skip
+PUBLISHED = {
+    "forest": "Test AUC of each row with its 95 % interval by patient.",
+    "paired_differences": "Differences in test AUC between pairs of models.",
+    "thresholds": "Sensitivity and specificity over the thresholds.",
+    "reliability": "Reliability: observed share against predicted probability.",
+    "leakage_ladder": "What leaking splits would have added.",
+}
 SHOWN_FIGURES = 6
 MAX_FIGURE_BYTES = 2_000_000
 OTHER_TABLES = (
     ("paired_differences", "Paired differences in test AUC",
-     "Both models on the same images; interval by bootstrap over patients, p by DeLong, corrected after Holm."),
+     "Both models on the same images; interval by bootstrap over patients, p by DeLong. "
+     "Holm corrects the primary comparisons; the others are descriptive."),
     ("leakage_ladder", "What leaking splits would have reported",
      "The same models under split protocols that let patients cross. Only the patient-level row is a result."),
     ("synthetic_ladder", "Real against generated images, cue by cue",
@@ -49,6 +60,29 @@ def write_index(run_dir: Path | str) -> Path:
         for page in sorted((run_dir / "notebooks").glob("*.html"))
     ]
     return render(TEMPLATE, facts, run_dir / "index.html")
+
+
+def publish(run_dir: Path | str, page: Path | str) -> Path:
+    """Write a Markdown page about a finished run, and beside it a folder with its figures and its scores on test.
+
+    Figures with images are left out.
+    """
+    run_dir, page = Path(run_dir), Path(page)
+    results, folder = run_dir / "results", page.with_suffix("")
+    facts = collect_facts(run_dir)
+    table = sorted(facts["models"] + facts["baselines"], key=lambda row: -row["auc"])
+    differences = pd.read_csv(results / "paired_differences.csv").to_dict("records")
+    coverage = [f"Coverage: {line}" for line in facts["audit"].get("notes", [])]
+    (folder / "predictions").mkdir(parents=True, exist_ok=True)
+    figures = [{"file": f"{name}.png", "title": title} for name, title in PUBLISHED.items()]
+    figures = [figure for figure in figures if (results / "figures" / figure["file"]).exists()]
+    for figure in figures:
+        shutil.copyfile(results / "figures" / figure["file"], folder / figure["file"])
+    for row in table:
+        scores = load_predictions(run_dir, row["model"])
+        write_csv(folder / f"predictions/{row['model']}.csv", scores[scores.split == "test"])
+    facts |= {"table": table, "differences": differences, "figures": figures, "coverage": coverage}
+    return render(TEMPLATE.with_name("results.md"), facts | {"folder": folder.name}, page)
 
 
 def collect_figures(run_dir: Path) -> list[dict[str, Any]]:

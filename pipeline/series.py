@@ -16,7 +16,7 @@ from pipeline.parameters import RunOptions, Stage, all_parameters
 from shared.data import check_can_run
 from shared.evaluation import load_table, renew_table, write_cards
 from shared.models import check_weights
-from shared.run import UsageError, check_run_dir, project_root, resolve_settings
+from shared.run import UsageError, check_run_dir, claim_run_dir, project_root, resolve_settings
 from shared.run.files import TEMPORARY
 
 LOCK_FILE = ".lock"
@@ -171,6 +171,7 @@ def renew_notebooks(names: tuple[str, ...] | list[str] = (), *, echo: Echo = pri
     paths, run_dir = parameters.select_notebooks(project_root() / "notebooks", names), project_root() / "runs/notebooks"
     if not names:
         shutil.rmtree(run_dir, ignore_errors=True)
+    claim_run_dir(run_dir)
     for path in paths:
         taken = execution.execute_in_place(path, run_dir=run_dir)
         echo(f"{path.stem}: {taken['seconds']:.0f} s, {taken['peak_memory_mb']:,.0f} MB")

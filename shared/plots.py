@@ -31,7 +31,7 @@ MODEL_COLOURS = {  # the same in every figure; any other model takes what is lef
 }
 GREY, ORANGE = "#888888", "#D55E00"
 STYLE: Any = {
-    "figure.dpi": 80,
+    "figure.dpi": 120,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 11,
@@ -202,7 +202,8 @@ def plot_forest(
 ) -> Figure:
     """Draw values with intervals, one row a label, the first at the top.
 
-    Baselines are grey, and `clinical_…` models, which were given more than the image, are orange.
+    Baselines are grey, and `clinical_…` models, which were given more than the image, are orange. Where the table has
+    the column `ideal_auc` (demo data), a green line shows what the drawing's own parameters reach.
 
     Args:
         table: rows in the order to draw.
@@ -220,6 +221,9 @@ def plot_forest(
         axis.plot([row[low], row[high]], [y, y], color=colour, linewidth=2)
         axis.plot(row[value], y, "o", color=colour, label=row[group] if group and name == names[0] else None)
     axis.axvline(reference, color="#999999", linestyle="--", linewidth=1)
+    for ideal in table.get("ideal_auc", pd.Series(dtype=float)).dropna().unique():
+        axis.axvline(ideal, color=COLOURS[2], linestyle="-.", linewidth=1.5)
+        axis.text(ideal, -0.7, "ideal observer", color=COLOURS[2], fontsize=8, ha="right", va="bottom")
     axis.set(yticks=range(len(names)), yticklabels=names, xlabel=f"{xlabel} with 95 % interval by patient")
     axis.set_ylim(len(names) - 0.4, -0.6)  # top first, no row on the frame
     axis.grid(False, axis="y")

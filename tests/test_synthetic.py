@@ -122,11 +122,11 @@ def test_images_are_compared_in_their_fold_and_classifiers_in_pairs():
 def test_pair_of_the_settings_or_the_embedded_one(tmp_path, monkeypatch):
     folder = tmp_path / "pair"
     phantoms.write_demo_data(folder, layout="png-npz", patients=32, n_jobs=1, progress=False)
-    own = synthetic.load_pair(Settings(dataset="png-npz", data_dir=folder, run_dir=tmp_path))
+    own = synthetic.load_pair(Settings(dataset="png-npz", data_dir=folder, run_dir=tmp_path / "run"))
     asked = []
     monkeypatch.setattr(data, "provide_demo", lambda *where, **options: asked.append((*where, options)) or folder)
-    pair = synthetic.load_pair(Settings(dataset="cbis-ddsm", run_dir=tmp_path))
-    assert asked == [(tmp_path / "data/demo-png-npz", {"layout": "png-npz", "patients": 80})]
+    pair = synthetic.load_pair(Settings(dataset="cbis-ddsm", run_dir=tmp_path / "run"))
+    assert asked == [(tmp_path / "run/data/demo-png-npz", {"layout": "png-npz", "patients": 80})]
     assert pair.class_names == own.class_names == ("synthetic", "original")
     broken = folder / pair.manifest.image_path[0]
     broken.write_bytes(broken.read_bytes()[:100])

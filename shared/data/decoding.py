@@ -3,11 +3,10 @@
 This is where a file becomes pixels. Every class and every source takes this path.
 """
 
-import threading
+import os
 import warnings
 import zipfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +18,7 @@ from shared.run import DataError
 
 MAX_PIXELS = 64_000_000  # more than any mammogram; what is larger is refused before it is decoded
 MAX_BYTES = 8 * MAX_PIXELS  # of one array, and of one file
+READERS = min(4, os.cpu_count() or 1)  # images that threads work on together: the memory that they take is bounded
 FORMATS = ("JPEG", "PNG", "TIFF", "PPM", "BMP")  # that Pillow may take a file for, whatever its name says
 REDUCED = {
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
@@ -28,38 +28,7 @@ REDUCED = {
 }
 
 
-class PixelBudget:
-    """Bound the pixels that threads which each work on `one_image` hold together; one image may always be read.
-
-    Only the first file of an image waits (its masks may lie in others), so no thread waits for another that waits.
-    """
-
-    def __init__(self, most: int) -> None:
-        self.most, self.free, self.own = most, most, threading.local()
-        self.changed = threading.Condition()
-
-    @contextmanager
-    def one_image(self) -> Iterator[None]:
-        """Give back, at the end of the block, what this thread took in it."""
-        self.own.taken = 0
-        try:
-            yield
-        finally:
-            with self.changed:
-                self.free += self.own.taken
-                self.changed.notify_all()
-            del self.own.taken
-
-    def take(self, pixels: int) -> None:
-        """Wait until `pixels` are free, within `one_image`; elsewhere do nothing."""
-        if hasattr(self.own, "taken"):
-            with self.changed:
-                self.changed.wait_for(lambda: self.own.taken or self.free >= min(pixels, self.most))
-                self.free -= pixels
-                self.own.taken += pixels
-
-
-MEMORY = PixelBudget(2 * MAX_PIXELS)
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it says goes past Python
 
 
 def inside(data_dir: Path, relative: str) -> Path:
@@ -107,7 +76,6 @@ def read_grey(path: Path | str, *, min_side: int | None = None) -> np.ndarray:
     check_whole(path, kind)
     needed = min_side if kind == "JPEG" and min_side else max(height, width)
     factor = next((factor for factor in (8, 4, 2) if min(height, width) // factor >= needed), 1)
-    MEMORY.take(height * width // factor**2)
     try:
         image = cv2.imread(str(path), REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
@@ -124,7 +92,7 @@ def read_header(path: Path) -> tuple[str, int, int]:
             header = open_dicom(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
             return "DICOM", int(header.Rows), int(header.Columns)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # of large or damaged files; those that matter are named below
             with Image.open(path, formats=FORMATS) as image:
                 kind, (width, height) = str(image.format), image.size
     except Image.DecompressionBombError:
@@ -182,7 +150,6 @@ def check_array_header(file: IO[bytes], name: str) -> None:
     channels = shape[-1] if len(shape) == 3 and shape[-1] in (3, 4) else 1
     if values > channels * MAX_PIXELS or values * dtype.itemsize > MAX_BYTES:
         raise DataError(f"{name}: an array of shape {shape}, far larger than a mammogram")
-    MEMORY.take(values)
     if dtype.kind not in "buif":
         raise DataError(f"{name}: an array of type {dtype}; numbers are expected")
 
@@ -245,7 +212,6 @@ def read_dicom(path: Path) -> np.ndarray:
         frames = int(dataset.get("NumberOfFrames") or 1)
         if frames != 1:
             raise DataError(f"{path.name}: {frames} frames; export the mammogram, not the tomosynthesis")
-        MEMORY.take(pixels)
         image = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
     except DataError:
         raise

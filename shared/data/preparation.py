@@ -1,6 +1,5 @@
 """From settings to data that a model can use: manifest, split, audit and image store, made once per run directory."""
 
-import tempfile
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,7 +7,7 @@ import pandas as pd
 
 from shared.data import manifests, readers, splits, store
 from shared.data.images import ImageSteps
-from shared.run import EXCLUDED, TEST, TRAIN, VALIDATION, DataError, Settings, UsageError, claim_run_dir, write_json
+from shared.run import EXCLUDED, TEST, TRAIN, VALIDATION, DataError, Settings, claim_run_dir, write_json
 
 
 @dataclass(frozen=True)
@@ -22,6 +21,7 @@ class Prepared:
         masks: uint8 memory map (N, S, S) of 0 and 1, or None where the source has no lesion masks.
         statistics: what the files' own pixels echo (`store.STATISTICS_COLUMNS`).
         class_names: the words for label 0 and label 1.
+        ideal: float64 (N,), how likely class 1 is given what a phantom was drawn from; None for real images.
     """
 
     settings: Settings
@@ -30,6 +30,7 @@ class Prepared:
     masks: np.ndarray | None
     statistics: pd.DataFrame
     class_names: tuple[str, str]
+    ideal: np.ndarray | None = None
 
     @property
     def labels(self) -> np.ndarray:
@@ -91,17 +92,11 @@ def image_steps(settings: Settings) -> ImageSteps:
 
 
 def check_can_run(settings: Settings) -> None:
-    """Find out quickly whether a run can start: data readable, run directory writable, disk large enough.
+    """Find out quickly whether a run can start: data readable, disk large enough.
 
     Raises:
         DataError, UsageError: one clear line.
     """
-    try:
-        settings.run_dir.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=settings.run_dir).close()
-    except OSError as error:
-        message = f"RUN_DIR {settings.run_dir}: cannot be written ({error.strerror}); choose another --run-dir"
-        raise UsageError(message) from None
     if settings.data_dir is None:
         return
     dataset = load_dataset(settings)
@@ -138,7 +133,10 @@ def prepare(settings: Settings) -> Prepared:
     )
     manifests.save_manifest(settings.run_dir, manifest)
     write_json(folder / "audit.json", splits.audit(dataset, manifest, statistics, seed=settings.seed))
-    return Prepared(settings, manifest, images, masks, statistics, dataset.class_names)
+    ideal = None
+    if settings.dataset == "demo" and settings.task == "malignant":
+        ideal = readers.score_ideal_observer(dataset.data_dir, manifest.image_id)
+    return Prepared(settings, manifest, images, masks, statistics, dataset.class_names, ideal)
 
 
 def describe(prepared: Prepared) -> str:

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -100,7 +99,7 @@ def build_image_store(dataset: Dataset, folder: Path, steps: ImageSteps) -> Stor
                 np.lib.format.open_memmap(part, mode="r+")[start : start + len(planes)] = planes
             return [result[2] for result in results]
 
-        pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
+        pool = stack.enter_context(ThreadPoolExecutor(decoding.READERS))
         bar = stack.enter_context(tqdm(total=shape[0], desc="image store", unit="image", disable=None))
         for numbers in pool.map(work, range(0, shape[0], CHUNK)):
             statistics += numbers
@@ -136,12 +135,6 @@ def open_image_store(folder: Path) -> Store:
 
 def prepare_row(dataset: Dataset, row: Any, steps: ImageSteps, has_masks: bool) -> tuple[np.ndarray, np.ndarray, tuple]:
     """Return (image, mask, values of `STATISTICS_COLUMNS`) of one manifest row."""
-    with decoding.MEMORY.one_image():
-        return read_row(dataset, row, steps, has_masks)
-
-
-def read_row(dataset: Dataset, row: Any, steps: ImageSteps, has_masks: bool) -> tuple[np.ndarray, np.ndarray, tuple]:
-    """Do what `prepare_row` does, in its share of the memory."""
     empty = np.zeros((steps.size, steps.size), np.uint8)
     try:
         if row.split == EXCLUDED:

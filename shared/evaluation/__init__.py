@@ -5,7 +5,7 @@ No TensorFlow: `validate_externally` imports `shared.models` when it is called.
 
 from shared.evaluation.calibration import assess_calibration
 from shared.evaluation.cards import collect_facts, write_cards
-from shared.evaluation.comparisons import describe_differences, paired_differences, permutation_p_value
+from shared.evaluation.comparisons import describe_differences, paired_differences
 from shared.evaluation.cross_validation import OutOfFold, cross_validate_heads, parallel
 from shared.evaluation.external import validate_externally
 from shared.evaluation.groups import compare_groups
@@ -19,6 +19,6 @@ __all__ = [
     "Interval", "OperatingPoint", "OutOfFold", "assess_calibration", "auc", "bootstrap_interval",
     "bootstrap_means", "choose_image_model", "choose_threshold", "collect_facts", "compare_groups",
     "cross_validate_heads", "describe_differences", "evaluate", "load_predictions", "load_results", "load_table",
-    "operating_points", "paired_differences", "parallel", "permutation_p_value", "renew_table", "roc_band",
+    "operating_points", "paired_differences", "parallel", "renew_table", "roc_band",
     "score_baselines", "show_results", "summarise", "validate_externally", "write_cards",
 ]  # fmt: skip

@@ -137,5 +137,5 @@ def wald(value: float, labels: np.ndarray, fitted: np.ndarray, design: np.ndarra
     np.add.at(scores, codes, design * (labels - fitted)[:, None])
     clusters = len(scores)
     error = np.sqrt((bread @ (scores.T @ scores) @ bread)[-1, -1] * clusters / max(clusters - 1, 1))
-    low, high = value + stats.norm.ppf(TAILS) * error
+    low, high = value + stats.t.ppf(TAILS, max(clusters - design.shape[1], 1)) * error
     return Interval(value, float(low), float(high), float(error))

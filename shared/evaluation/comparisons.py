@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike as Array
 from scipy import stats
 
 from shared.evaluation.intervals import bootstrap_interval, number_groups
-from shared.evaluation.metrics import auc, check_scores, has_both
+from shared.evaluation.metrics import check_scores, has_both
 
 POWER = float(stats.norm.ppf(0.975) + stats.norm.ppf(0.8))  # standard errors that 80 % power takes
 
@@ -118,25 +118,3 @@ def describe_differences(differences: pd.DataFrame) -> pd.DataFrame:
     answers = ("no test possible", "descriptive", not_shown, np.where(differences.delta_auc > 0, "better", "worse"))
     words["verdict"] = np.select(cases, answers[:3], answers[3])
     return pd.DataFrame(words).set_index("model")
-
-
-def permutation_p_value(
-    labels: Array, scores: Array, *, draws: int = 1000, seed: int = 0, groups: Array | None = None
-) -> float:
-    """Test whether held-out scores rank the classes better than chance: a classifier two-sample test.
-
-    Lopez-Paz & Oquab, ICLR 2017, with the AUC as statistic; one-sided, (1 + draws as large) / (1 + draws). With
-    `groups`, whole groups (patients, generator batches) exchange their labels; each must hold one class only.
-    """
-    labels, scores = check_scores(labels, scores)
-    if not has_both(labels):
-        return nan
-    codes = number_groups(groups, len(labels))
-    size, ones = np.bincount(codes), np.bincount(codes, weights=labels)
-    if ((ones > 0) & (ones < size)).any():
-        raise ValueError("a group holds both classes, so its label cannot be exchanged as a whole")
-    rank_sum = np.bincount(codes, weights=stats.rankdata(scores))  # per group: the AUC needs no more
-    permuted = np.random.default_rng(seed).permuted(np.tile(ones > 0, (draws, 1)), axis=1).astype(float)
-    n_ones = permuted @ size
-    areas = (permuted @ rank_sum - n_ones * (n_ones + 1) / 2) / (n_ones * (len(labels) - n_ones))
-    return float((1 + np.sum(areas >= auc(labels, scores) - 1e-12)) / (1 + draws))

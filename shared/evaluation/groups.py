@@ -53,7 +53,7 @@ def compare_groups(
                 first, second = (area(weights[:, side]) for area, side in zip(areas, sides, strict=True))
                 return first - second
 
-            gap = draw_intervals(gap_of, rows.patient_id, len(rows), draws, seed)[0]
+            gap = draw_intervals(gap_of, rows.patient_id, draws, seed, share=False)[0]
             row |= {"difference": gap.value, "difference_low": gap.low, "difference_high": gap.high}
         row["descriptive"] = bool(part.groupby("label").patient_id.nunique().min() < FEW)
         found.append(row)

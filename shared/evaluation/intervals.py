@@ -1,8 +1,9 @@
 """Give a figure its 95 % interval by drawing whole patients with replacement: images of a patient resemble each other.
 
 `draws` is the number of bootstrap samples; the same `seed` draws the same patients for every model on the same rows.
-Limits are bias-corrected and accelerated (BCa; Efron, JASA 1987), because percentiles cover too little where patients
-are few. Draws in which a figure is NaN, because a class is missing, are left out; the value lies between its limits.
+The draws give the standard error; limits are 1.96 of it away, on the logit scale for shares and AUCs, because
+percentiles cover too little where patients are few. Draws in which a figure is NaN, because a class is missing, are
+left out.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,16 +13,14 @@ from math import nan
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike as Array
-from scipy import stats
+from scipy import special, stats
 from sklearn.metrics import roc_curve
 
 from shared.evaluation.metrics import check_scores, has_both
 
 TAILS = (0.025, 0.975)
-NONE = np.empty(0)
 CELLS = 500_000  # weights held at a time while bootstrapping: a few MB, so that they stay in the CPU's cache
 FEW = 20  # patients of a class: intervals of smaller groups are descriptive
-MANY = 1000  # patients; from here on percentiles and BCa agree, and percentiles are taken
 Statistic = Callable[[np.ndarray], np.ndarray]  # weights (D, N) -> its values in each weighted sample, (D, M)
 
 
@@ -63,7 +62,8 @@ def bootstrap_interval(
         found = np.hstack([area(weights) for area in added])
         return found - np.hstack([area(weights) for area in taken]) if taken else found
 
-    return draw_intervals(areas, patients, len(labels), draws, seed, mean_of_columns=len(added) > 1)[0]
+    people = number_groups(patients, len(labels))
+    return draw_intervals(areas, people, draws, seed, share=minus is None, mean_of_columns=len(added) > 1)[0]
 
 
 def bootstrap_means(values: Array, patients: Array, *, draws: int = 2000, seed: int = 0) -> list[Interval]:
@@ -75,44 +75,43 @@ def bootstrap_means(values: Array, patients: Array, *, draws: int = 2000, seed: 
         with np.errstate(invalid="ignore"):
             return (weights @ filled) / (weights @ known)
 
-    return draw_intervals(means, patients, len(values), draws, seed)
+    return draw_intervals(
+        means, number_groups(patients, len(values)), draws, seed, share=bool(((filled >= 0) & (filled <= 1)).all())
+    )
 
 
 def draw_intervals(
-    compute: Statistic, patients: Array, n_rows: int, draws: int, seed: int, *, mean_of_columns: bool = False
+    compute: Statistic, patients: Array, draws: int, seed: int, *, share: bool, mean_of_columns: bool = False
 ) -> list[Interval]:
     """Compute a statistic on all rows and on bootstrap samples of patients: one Interval a column.
 
-    With `mean_of_columns` the columns are trainings: one Interval, of their mean, whose draws take columns as well.
+    Args:
+        share: the statistic lies in [0, 1], and its limits are found on the logit scale.
+        mean_of_columns: the columns are trainings: one Interval, of their mean, whose draws take columns as well.
     """
-    codes = number_groups(patients, n_rows)
+    n_rows = len(np.asarray(patients))
     samples = np.concatenate([compute(weights) for weights in draw_patients(patients, n_rows, draws, seed)])
-    values, left_out = compute(np.ones((1, n_rows))), np.empty((0, samples.shape[1]))
+    values = compute(np.ones((1, n_rows)))
     if mean_of_columns:
         count = samples.shape[1]
         shares = np.random.default_rng((seed, 1)).multinomial(count, np.full(count, 1 / count), size=draws) / count
         samples, values = (samples * shares).sum(axis=1, keepdims=True), values.mean(axis=1, keepdims=True)
-    elif 1 < codes.max() + 1 < MANY:
-        left_out = compute((codes != np.arange(codes.max() + 1)[:, None]).astype(float))
-    return [make_interval(value, samples[:, i], left_out[:, i]) for i, value in enumerate(values[0].tolist())]
+    return [make_interval(value, samples[:, i], share=share) for i, value in enumerate(values[0].tolist())]
 
 
-def make_interval(value: float, samples: np.ndarray, left_out: np.ndarray = NONE) -> Interval:
-    """Make an Interval of bootstrap samples (D,), BCa where `left_out` (P,) has the value less one patient each."""
+def make_interval(value: float, samples: np.ndarray, *, share: bool | None) -> Interval:
+    """Make an Interval of a value and its bootstrap samples (D,); None, and a share of 0 or 1, take percentiles."""
     kept = samples[np.isfinite(samples)]
     if not np.isfinite(value) or len(kept) < 2:
         return Interval(value, nan, nan)
-    tails = np.array(TAILS)
-    jackknife = left_out[np.isfinite(left_out)]
-    if len(jackknife) > 1 and np.ptp(kept) > 0:
-        distances = jackknife.mean() - jackknife
-        acceleration = np.sum(distances**3) / max(6 * np.sum(distances**2) ** 1.5, 1e-300)
-        below = (np.mean(kept < value) + np.mean(kept <= value)) / 2
-        bias = stats.norm.ppf(np.clip(below, 1 / len(kept), 1 - 1 / len(kept)))
-        moved = bias + stats.norm.ppf(tails)
-        tails = stats.norm.cdf(bias + moved / (1 - acceleration * moved))
-    low, high = np.quantile(kept, tails)
-    return Interval(value, min(float(low), value), max(float(high), value), float(kept.std(ddof=1)))
+    error, steps = float(kept.std(ddof=1)), stats.norm.ppf(TAILS)
+    if share is False:
+        low, high = value + steps * error
+    elif share and 0 < value < 1:
+        low, high = special.expit(special.logit(value) + steps * error / (value * (1 - value)))
+    else:
+        low, high = np.quantile([*kept, value], TAILS)
+    return Interval(value, float(low), float(high), error)
 
 
 def draw_patients(

@@ -17,23 +17,21 @@ YOUDEN, READER, FIXED = "Youden", "reader", "fixed"
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold and what it does on test; `draws` is float (1 + D, 2), sensitivity and specificity, all rows first.
+    """A threshold and what it does on test, or the difference of two such points."""
 
-    The threshold of the reader is NaN: a call is a call.
-    """
-
-    threshold: float
-    draws: np.ndarray
+    threshold: float  # NaN for a reader, whose call is a call, and for differences
+    draws: np.ndarray  # float (1 + D, 2), sensitivity and specificity, all rows first
+    share: bool | None = None  # True where no threshold was drawn; None takes percentiles, as such draws are skewed
 
     @property
     def sensitivity(self) -> Interval:
         """The share of class 1 that is called."""
-        return make_interval(float(self.draws[0, 0]), self.draws[1:, 0])
+        return make_interval(float(self.draws[0, 0]), self.draws[1:, 0], share=self.share)
 
     @property
     def specificity(self) -> Interval:
         """The share of class 0 that is not called."""
-        return make_interval(float(self.draws[0, 1]), self.draws[1:, 1])
+        return make_interval(float(self.draws[0, 1]), self.draws[1:, 1], share=self.share)
 
     def minus(self, other: "OperatingPoint") -> "OperatingPoint":
         """Return the paired differences from another point of the same patients and draws."""
@@ -48,9 +46,11 @@ class OperatingPoint:
         alarms, missed = 1 - prevalence - quiet, prevalence - found
         with np.errstate(invalid="ignore"):
             figures = {"PPV": found / (found + alarms), "NPV": quiet / (quiet + missed)}
-        counts = {"recalls": found + alarms, "cancers found": found, "cancers missed": missed}
-        figures |= {f"{name} per 1,000": 1000 * rate for name, rate in counts.items()}
-        return {name: make_interval(float(column[0]), column[1:]) for name, column in figures.items()}
+        intervals = {name: make_interval(float(part[0]), part[1:], share=self.share) for name, part in figures.items()}
+        for name, part in {"recalls": found + alarms, "cancers found": found, "cancers missed": missed}.items():
+            at = make_interval(float(part[0]), part[1:], share=self.share)
+            intervals[f"{name} per 1,000"] = Interval(1000 * at.value, 1000 * at.low, 1000 * at.high)
+        return intervals
 
 
 def operating_points(
@@ -84,7 +84,10 @@ def operating_points(
             part[READER] = np.column_stack([np.full(len(calls), np.nan), calls])
         parts.append(part)
     every = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return {name: OperatingPoint(float(points[0, 0]), points[:, 1:]) for name, points in every.items()}
+    return {
+        name: OperatingPoint(float(points[0, 0]), points[:, 1:], name in (READER, FIXED) or None)
+        for name, points in every.items()
+    }
 
 
 def choose(validation: pd.DataFrame, weights: np.ndarray) -> dict[str, np.ndarray]:

@@ -67,6 +67,7 @@ def evaluate(
         "train_seconds": round(float(train_seconds), 2),
         "parameters": int(parameters),
         "split_key": split_key(manifest),
+        "ideal_auc": None if prepared.ideal is None else metrics.auc(test.label, prepared.ideal[prepared.rows(TEST)]),
         **(extra or {}),
     }
     write_json(settings.run_dir / f"results/metrics/{name}.json", result)

@@ -183,7 +183,7 @@ def load_into(network: "keras.Model", backbone: str, weights: str, alpha: float 
         check_file(weights, backbone)
     try:
         network.load_weights(path)
-    except (ValueError, OSError, KeyError) as error:
+    except Exception as error:  # Keras and h5py raise many types on damaged files
         reason = " ".join(str(error).split())[:160]
         raise UsageError(f"{path}: not the weights of {backbone} without top ({reason})") from None
 
@@ -194,7 +194,7 @@ def count_values(path: Path | str) -> int:
     try:
         with h5py.File(path, "r") as file:
             file.visititems(lambda name, item: sizes.update({name: getattr(item, "size", 0)}))
-    except OSError as error:
+    except (OSError, RuntimeError, KeyError, ValueError) as error:  # h5py raises what HDF5 stumbles on
         reason = "truncated" if "truncated" in str(error) else "not an HDF5 file, or broken"
         raise UsageError(f"{path}: {reason}; get the weights file again") from None
     return sum(size for name, size in sizes.items() if not name.startswith("optimizer"))

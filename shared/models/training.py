@@ -24,7 +24,7 @@ LOSSES = {
     "binary_focal_crossentropy": keras.losses.BinaryFocalCrossentropy,
 }
 BALANCING = ("class_weights", "balanced_batches", "none")
-LINEAR_STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)  # scikit-learn's C, chosen on validation
+LINEAR_STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # scikit-learn's C, chosen on validation
 # Chosen on the validation patients of CBIS-DDSM mass patches (MobileNetV2, 192 px; mean AUC of three seeds, spread
 # .003 to .006). Learning rates 1e-4, 3e-4, 6e-4: .82, .86, .85 (one seed). Heads at block 13, 16: .863, .877. From
 # there 15, 25 epochs: .878, .884. Brightness and contrast jitter, three copies of each orientation: .875, .886, no
@@ -58,7 +58,7 @@ class TrainingOptions:
 class Training:
     """What a training hands back; the model itself was trained in place and holds its best weights."""
 
-    history: pd.DataFrame  # one row an epoch: epoch, loss, auc, val_loss, val_auc, …
+    history: pd.DataFrame  # one row an epoch: epoch, loss, auc, val_loss, val_auc, …, learning_rate (its highest)
     seconds: float
     best_epoch: int  # whose weights were kept, counted from 0, as in `history.epoch`
     val_auc: float  # of the weights kept, orientations averaged
@@ -153,7 +153,7 @@ def train(
         batches, validation_data=validation, epochs=options.epochs, class_weight=weights,
         callbacks=[stopping, collapse], shuffle=False, verbose=0,
     )  # fmt: skip
-    history = pd.DataFrame({"epoch": log.epoch, **log.history})
+    history = pd.DataFrame({"epoch": log.epoch, **log.history, "learning_rate": options.learning_rate})
     scores = np.nan_to_num(predict(model, inputs, held_out, orientations=some), nan=0.5)
     auc = roc_auc_score(labels[held_out] if two_classes else labels[held_out] >= 2, scores)
     if name:

@@ -28,17 +28,10 @@ def test_sides_take_turns():
     assert [len(values) for values in times.values()] == [2, 2]
 
 
-@pytest.mark.parametrize(
-    ("unit", "options", "ratio", "met"),
-    [
-        ("s", {"least": 6}, 5.0, False),
-        ("s", {"least": 4}, 5.0, True),
-        ("MB", {"most": 2}, 5.0, True),
-        ("MB", {"most": 1}, 5.0, False),
-        ("images/s", {"least": 6}, 0.2, False),
-        ("s", {}, 5.0, None),
-    ],
-)
+@pytest.mark.parametrize(("unit", "options", "ratio", "met"), [
+    ("s", {"least": 6}, 5.0, False), ("s", {"least": 4}, 5.0, True), ("s", {}, 5.0, None),
+    ("MB", {"most": 2}, 5.0, True), ("MB", {"most": 1}, 5.0, False), ("images/s", {"least": 6}, 0.2, False),
+])  # fmt: skip
 def test_a_goal_is_judged_by_the_medians(unit, options, ratio, met):
     found = measure.compare(measure.Row("row", "what", "peer", unit), [2, 2, 90], [10, 0, 10], **options)
     assert (found.ours, found.theirs, found.ratio, found.met) == (2, 10, ratio, met)

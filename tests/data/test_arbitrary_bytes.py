@@ -1,5 +1,9 @@
 """Arbitrary bytes in the place of a table or an image: read, or refused in one clear line."""
 
+import os
+import re
+
+import cv2
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -7,8 +11,10 @@ from hypothesis import strategies as st
 
 from phantoms import write_demo_data
 from shared import data
-from shared.run import DataError
+from shared.data import save_manifest
+from shared.run import DataError, list_tree
 
+MANY = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 CASES = "csv/mass_case_description_train_set.csv"
 ROW = b"x,P_1,3,LEFT,CC,1,mass,OVAL,OBSCURED,4,BENIGN,3,a/b/c/d,a/b/c/d,a/b/c/d\r\n"
@@ -44,16 +50,53 @@ def test_any_bytes_as_a_table(table, has_header, body):
         assert manifest.image_id.is_unique
 
 
-@QUICK
-@given(st.binary(max_size=120), st.sampled_from([".png", ".jpg", ".pgm", ".npz", ".npy", ".dcm", ".tif"]))
-@example(b"P5 8 8 255\n", ".pgm")
-@example(b"\x93NUMPY\x01\x00\x05\x00{'a':", ".npy")
-def test_any_bytes_as_an_image(tmp_path, body, suffix):
-    path = tmp_path / f"file{suffix}"
-    path.write_bytes(body)
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory):
+    """A picture of noise in every kind of file: {suffix: bytes}."""
+    folder, image = tmp_path_factory.mktemp("encoded"), np.random.default_rng(0).integers(0, 256, (40, 30), np.uint8)
+    np.save(folder / "a.npy", image)
+    np.savez(folder / "a.npz", image)
+    for suffix in (".png", ".jpg", ".pgm", ".tif", ".bmp"):
+        cv2.imwrite(str(folder / f"a{suffix}"), image)
+    write_demo_data(folder / "dicom", layout="cbis-ddsm-dicom", patients=1, n_jobs=1, progress=False)
+    files = sorted(folder.rglob("*.*"), key=lambda path: -path.stat().st_size)
+    return {path.suffix: path.read_bytes() for path in files if path.is_file()}  # of each kind the smallest
+
+
+@MANY
+@given(changes=st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), max_size=20), cut=st.integers(0, 2**16))
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".pgm", ".tif", ".bmp", ".npz", ".npy", ".dcm"])
+def test_a_mutated_image_is_read_or_named(encoded, tmp_path, suffix, changes, cut):
+    content, path = bytearray(encoded[suffix]), tmp_path / f"file{suffix}"
+    for place, value in changes:
+        content[place % len(content)] = value
+    path.write_bytes(content[: cut % len(content) if cut % 4 == 0 else None])
     try:
-        image, lines = data.read_grey(path), []
+        shape, line = data.prepare_image(data.read_grey(path), data.ImageSteps(16)).shape, ""
     except DataError as error:
-        image, lines = np.zeros((0, 0)), str(error).splitlines()
-    assert image.ndim == 2
-    assert [path.name in line for line in lines] == ([] if image.size else [True])
+        shape, line = (), str(error)
+    assert shape == (16, 16) or re.fullmatch(f"{path.name}: .+", line)
+
+
+def test_a_folder_of_any_depth_and_odd_names(tmp_path):
+    deep = tmp_path / "cancer"
+    deep.mkdir()
+    names = [b"P_1#2.npz", b"P_3\\4.npz", b"P_5%d.npz", b"P_6\n7.npz", b"P_8\xff.npz", b"=P_9.npz"]
+    for folder in (deep, tmp_path / "benign"):
+        folder.mkdir(exist_ok=True)
+        for number, name in enumerate(names):
+            with open(os.path.join(os.fsencode(folder), name), "wb") as file:
+                np.savez(file, np.full((9, 9), number, np.uint8) + np.eye(9, dtype=np.uint8))
+    os.mkfifo(deep / "P_0.npz")
+    for _ in range(1200):
+        deep = deep / "d"
+        deep.mkdir()
+    dataset = data.load_layout("npz", tmp_path)
+    rows = dataset.manifest[dataset.manifest.split != "excluded"]
+    assert (len(dataset.manifest), len(rows)) == (12, 10)  # not UTF-8: excluded by name
+    assert [dataset.read_image(path).shape for path in rows.image_path] == [(9, 9)] * 10
+    save_manifest(tmp_path / "run", dataset.manifest)
+    assert sum(1 for _ in list_tree(tmp_path)) == 13
+    while deep.name == "d":  # else pytest stumbles over it
+        deep = [deep.parent, deep.rmdir()][0]
+    assert list(data.load_manifest(tmp_path / "run").image_path) == list(dataset.manifest.image_path)

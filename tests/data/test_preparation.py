@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from shared import data
-from shared.run import DataError, Settings, read_json
+from shared.run import Settings, read_json
 
 
 @pytest.fixture(scope="module")
@@ -48,35 +48,6 @@ def test_the_demo_is_drawn_below_the_run_directory(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         data.load_dataset(Settings(run_dir=tmp_path))
     assert seen == [tmp_path / "data/demo"]
-
-
-@pytest.mark.parametrize("damage", ["empty files", "broken links", "no files"])
-def test_a_tree_without_a_readable_image_is_one_line(drawn, tmp_path, damage):
-    folder = tmp_path / "copy"
-    for path in (path for path in drawn.rglob("*") if path.is_file()):
-        copy = folder / path.relative_to(drawn)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".csv":
-            copy.write_bytes(path.read_bytes())
-        elif damage == "empty files":
-            copy.touch()
-        elif damage == "broken links":
-            copy.symlink_to(tmp_path / "unplugged" / path.name)
-    for call in (data.check_can_run, data.load_dataset, data.prepare):
-        with pytest.raises(DataError, match=r"none of (its|the) [\d,]+ (images|rows)") as error:
-            call(settings_for(folder, tmp_path / "run"))
-        assert "\n" not in str(error.value)
-        assert str(folder) in str(error.value)
-    assert not (tmp_path / "run/data/images.npy").exists()
-
-
-def test_two_patients_are_said_before_anything_is_built(tmp_path):
-    for number, folder in enumerate(("cancer", "benign")):
-        (tmp_path / folder).mkdir()
-        for image in range(6):
-            np.savez(tmp_path / folder / f"P_0000{number}_{image}.npz", np.eye(9 + image))
-    with pytest.raises(DataError, match="2 patients are too few"):
-        data.check_can_run(settings_for(tmp_path, tmp_path / "run", dataset="npz"))
 
 
 def test_make_logistic_learns_its_scale_from_the_rows_it_is_fitted_on():

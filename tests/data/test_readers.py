@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import struct
 
 import cv2
 import numpy as np
@@ -65,11 +64,12 @@ def test_a_folder_that_is_empty_or_not_there_and_a_task_without_labels_are_one_c
 
 
 def example(**values):
-    """The bytes of a tf.train.Example of whole numbers and byte strings."""
+    """The bytes of a tf.train.Example of whole numbers and byte strings; None: a feature without a value."""
     found = tf.train.Example()
     for name, value in values.items():
         feature = found.features.feature[name]
-        (feature.int64_list if isinstance(value, int) else feature.bytes_list).value.append(value)
+        held = feature.int64_list if isinstance(value, int) else feature.bytes_list
+        held.value.extend([] if value is None else [value])
     return found.SerializeToString()
 
 
@@ -122,12 +122,12 @@ def test_tfrecord_file_names_give_patients_and_their_absence_is_said(tmp_path):
     assert named.patient_id[:10].tolist() == [f"P_{label:05d}" for label in range(5)] * 2
     assert (named["side"][:10] == "LEFT").all()
     write_tfrecord_tree(tmp_path / "unnamed")
+    for part in ("test10", "cv10"):
+        shutil.rmtree(tmp_path / f"unnamed/{part}_data")
     unnamed = data.load_layout("ddsm-tfrecord", tmp_path / "unnamed")
     assert unnamed.manifest.patient_id.is_unique
     assert any("patients cannot be told apart" in note and "inflated" in note for note in unnamed.notes)
-    for part in ("test10", "cv10"):
-        shutil.rmtree(tmp_path / f"unnamed/{part}_data")
-    assert any("No test10_data.npy" in note for note in data.load_layout("ddsm-tfrecord", tmp_path / "unnamed").notes)
+    assert any("No test10_data.npy" in note for note in unnamed.notes)
 
 
 def test_tfrecord_patient_of_a_file_name():
@@ -137,17 +137,6 @@ def test_tfrecord_patient_of_a_file_name():
     }  # fmt: skip
     rows = [ddsm_tfrecord.make_row("i", {"filename": name.encode()}, "abnormal") for name in groups]
     assert [row["patient_id"] for row in rows] == list(groups.values())
-
-
-def test_tfrecord_damaged_shard_names_shard_and_record(tmp_path):
-    write_tfrecord_tree(tmp_path)
-    shard = tmp_path / "training10_1/training10_1.tfrecords"
-    content = shard.read_bytes()  # five records
-    flipped, huge = content[:95_000] + b"?" + content[95_001:], struct.pack("<Q", 2**62) + content[8:]
-    for damaged, number in ((content[:-1], 4), (content[:200_000], 2), (flipped, 1), (huge, 0)):
-        shard.write_bytes(damaged)
-        with pytest.raises(DataError, match=rf"training10_1\.tfrecords: record {number} at byte \d+ is cut short"):
-            data.load_layout("ddsm-tfrecord", tmp_path)
 
 
 def test_tfrecord_binary_test_labels_do_not_pass_for_benign(tmp_path):
@@ -245,18 +234,20 @@ mdb011 D NORM
 """
 
 
-def write_mias(folder):
-    (folder / "Info.txt").write_text(INFO.replace("\n", " \r\n"))  # lines end in a blank, as in the original
-    for number in range(1, 11):  # the eleventh is missing
+@pytest.fixture
+def mias(tmp_path):
+    """A folder of ten films, whose eleventh is missing."""
+    (tmp_path / "Info.txt").write_text(INFO.replace("\n", " \r\n"))  # lines end in a blank, as in the original
+    for number in range(1, 11):
         image = np.zeros((1024, 1024), np.uint8)
         cv2.ellipse(image, (400, 512), (350, 450), 0, 0, 360, 120, -1)
         image[10:60, 950:1000] = 255  # a label
-        write_image(folder / f"all-mias/mdb{number:03d}.pgm", image)
+        write_image(tmp_path / f"all-mias/mdb{number:03d}.pgm", image)
+    return tmp_path
 
 
-def test_mias_rows_patients_sides_and_exclusions(tmp_path):
-    write_mias(tmp_path)
-    dataset = data.load_layout("mini-mias", tmp_path)
+def test_mias_rows_patients_sides_and_exclusions(mias):
+    dataset = data.load_layout("mini-mias", mias)
     check_contract(dataset)
     manifest = dataset.manifest.set_index("image_id")
     assert len(manifest) == 12
@@ -272,24 +263,21 @@ def test_mias_rows_patients_sides_and_exclusions(tmp_path):
     assert sides == [591, 120, mini_mias.MIN_SIDE]  # the second one's circle reaches over the border
 
 
-def test_mias_origin_is_bottom_left(tmp_path):
-    write_mias(tmp_path)
+def test_mias_origin_is_bottom_left(mias):
     image = np.zeros((1024, 1024), np.uint8)
     image[1023 - 900, 100] = 255
-    write_image(tmp_path / "all-mias/mdb002.pgm", image)
-    dataset = data.load_layout("mini-mias", tmp_path)
+    write_image(mias / "all-mias/mdb002.pgm", image)
+    dataset = data.load_layout("mini-mias", mias)
     row = dataset.manifest.set_index("image_id").loc["mdb002"]
-    crop = dataset.read_image(row.image_path)
+    crop, mask = dataset.read_image(row.image_path), dataset.read_mask(row)
     assert crop.shape == (96, 96)
     assert np.unravel_index(crop.argmax(), crop.shape) == (48, 48)
-    mask = dataset.read_mask(row)
     assert mask[48, 48] == 1
     assert abs(int(mask.sum()) - np.pi * 20**2) < 100
 
 
-def test_mias_normal_crops_lie_in_the_breast_and_do_not_move(tmp_path):
-    write_mias(tmp_path)
-    dataset = data.load_layout("mini-mias", tmp_path, task="abnormal")
+def test_mias_normal_crops_lie_in_the_breast_and_do_not_move(mias):
+    dataset = data.load_layout("mini-mias", mias, task="abnormal")
     assert dataset.class_names == ("normal", "abnormal")
     rows = dataset.manifest[(dataset.manifest.pathology == "NORMAL") & (dataset.manifest.split == "")]
     assert len(rows) == 2
@@ -299,9 +287,8 @@ def test_mias_normal_crops_lie_in_the_breast_and_do_not_move(tmp_path):
         assert np.array_equal(crop, dataset.read_image(path))
 
 
-def test_mias_full_images_take_any_malignant_lesion(tmp_path):
-    write_mias(tmp_path)
-    dataset = data.load_layout("mini-mias", tmp_path, input="full")
+def test_mias_full_images_take_any_malignant_lesion(mias):
+    dataset = data.load_layout("mini-mias", mias, input="full")
     check_contract(dataset)
     used = dataset.manifest[dataset.manifest.split == ""].set_index("image_id")
     assert used.label["mdb005"] == 1
@@ -312,15 +299,14 @@ def test_mias_full_images_take_any_malignant_lesion(tmp_path):
 def edit_dicom(path, image=None, **values):
     """Change elements of a DICOM file, or take them out (None), and its pixels."""
     file = pydicom.dcmread(path)
-    for name, value in values.items():
-        if value is None and name in file:
-            delattr(file, name)
-        elif value is not None:
-            setattr(file, name, value)
     if image is not None:
         file.Rows, file.Columns = image.shape
-        file.BitsAllocated = file.BitsStored = 8 * image.dtype.itemsize
-        file.HighBit, file.PixelData = file.BitsStored - 1, image.tobytes()
+        file.BitsAllocated = file.BitsStored = 8 * image.itemsize
+        file.HighBit, file.PixelData = file.BitsStored - 1, image.tobytes() + b"\0" * (image.nbytes % 2)
+    for name, value in values.items():
+        setattr(file, name, value)
+        if value is None:
+            delattr(file, name)
     file.save_as(path)
 
 
@@ -363,15 +349,6 @@ def test_dicom_monochrome1_is_inverted_and_windows_are_applied(tcia):
     assert read[0, 25] < read[0, 35]
 
 
-def test_dicom_missing_files_are_counted(tcia):
-    manifest = data.load_layout("cbis-ddsm-dicom", tcia).manifest
-    for path in next(tcia.rglob(manifest.image_id[1])).rglob("*.dcm"):
-        path.unlink()
-    dataset = data.load_layout("cbis-ddsm-dicom", tcia)
-    assert manifest.image_id[1] not in set(dataset.manifest.image_id)
-    assert int(dataset.coverage.crop.sum()) == len(manifest) - 1
-
-
 REAL = os.environ.get("MAMMO_PNG_NPZ_DIR", "")
 
 
@@ -398,6 +375,7 @@ def test_the_embedded_data_set_is_read_back_in_every_layout_and_through_links(na
     linked.mkdir()
     for entry in folder.iterdir():
         (linked / entry.name).symlink_to(entry)
+    (linked / "again").symlink_to(linked)  # leads back
     again = data.load_layout(name, linked, task=task)
     assert again.manifest.equals(dataset.manifest)
     for path in used.image_path:
@@ -405,12 +383,6 @@ def test_the_embedded_data_set_is_read_back_in_every_layout_and_through_links(na
     for outside in (f"../{name}/{path}", str(folder / path)):
         with pytest.raises(DataError, match="below the data directory"):
             again.read_image(outside)
-
-
-def test_a_link_that_leads_back_ends(tmp_path):
-    write_mias(tmp_path)
-    (tmp_path / "all-mias/again").symlink_to(tmp_path)
-    assert len(data.load_layout("mini-mias", tmp_path).manifest) == 12
 
 
 def test_the_demo_is_drawn_once_and_again_where_an_option_changed(tmp_path):

@@ -1,41 +1,20 @@
-"""Recompute a run's table, limits and paired tests with NumPy, SciPy and scikit-learn alone: recompute.py RUN_DIR."""
+"""Recompute a run's table, limits and paired tests without the package: recompute.py RUN_DIR."""
 
-import csv
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy import optimize, special, stats
 from sklearn import metrics as sk
 
 
-def read(path):
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def columns(rows, split):
-    part = [row for row in rows if row["split"] == split]
-    patients = np.array([row["patient_id"] for row in part])
-    return (
-        np.array([int(row["label"]) for row in part]),
-        np.array([float(row["score"]) for row in part]),
-        patients,
-        part,
-    )
-
-
-def case_auc(part):
+def case_auc(rows):
     """Mean over the views of a lesion, then the highest lesion and the worst label of a side."""
-    lesions, sides = {}, {}
-    for row in part:
-        lesions.setdefault((row["patient_id"], row["side"], row["lesion"]), []).append(row)
-    for key, rows in lesions.items():
-        lesion = max(int(row["label"]) for row in rows), round(np.mean([float(row["score"]) for row in rows]), 12)
-        sides.setdefault(key[:2], []).append(lesion)
-    worst = np.array([np.max(lesions, axis=0) for lesions in sides.values()])
-    return sk.roc_auc_score(worst[:, 0], worst[:, 1])
+    lesions = rows.groupby(["patient_id", "side", "lesion"], dropna=False).agg({"label": "max", "score": "mean"})
+    sides = lesions.round(12).groupby(["patient_id", "side"], dropna=False).max()
+    return sk.roc_auc_score(sides.label, sides.score)
 
 
 def youden(labels, scores):
@@ -49,20 +28,14 @@ def intercept(labels, scores):
 
 
 def draw_limits(compute, patients, draws):
-    """BCa limits by patient (Efron & Tibshirani 1993, chapter 14), rows repeated as drawn."""
+    """95 % on the logit scale, the standard error from rows repeated as their patients are drawn."""
     names, generator = np.unique(patients), np.random.default_rng(5)
     where = [np.flatnonzero(patients == name) for name in names]
     drawn = (generator.integers(len(names), size=len(names)) for _ in range(draws))
     samples = np.array([compute(np.concatenate([where[k] for k in taken])) for taken in drawn])
-    left = np.array([compute(np.flatnonzero(patients != name)) for name in names])
-    value, gap = compute(np.arange(len(patients))), left.mean() - left
-    if np.ptp(samples) == 0:
-        return value, value
-    bias = stats.norm.ppf((np.mean(samples < value) + np.mean(samples <= value)) / 2)
-    moved = bias + stats.norm.ppf([0.025, 0.975])
-    return np.quantile(
-        samples, stats.norm.cdf(bias + moved / (1 - (gap**3).sum() / (6 * (gap**2).sum() ** 1.5) * moved))
-    )
+    value = compute(np.arange(len(patients)))
+    step = stats.norm.ppf(0.975) * samples.std(ddof=1) / (value * (1 - value))
+    return special.expit(special.logit(value) - step), special.expit(special.logit(value) + step)
 
 
 def clustered_p(labels, first, second, patients):
@@ -89,42 +62,43 @@ def check(run_dir, draws=800):
         if not abs(float(value) - found) <= within:
             wrong.append(f"{what}: {value} in the run, {found:.6f} recomputed")
 
-    for row in read(run_dir / "results/model_comparison_table.csv"):
-        name, more = row["model"], json.loads((run_dir / f"results/metrics/{row['model']}.json").read_text())
-        rows = read(run_dir / f"results/predictions/{name}.csv")
-        (old, held, _, _), (labels, score, patients, part) = (columns(rows, split) for split in ("validation", "test"))
-        scores[name], called = score, score >= float(row["threshold"])
-        if len(np.unique(held)) > 1:
-            at = np.mean(held[old == 1] >= float(row["threshold"])) + np.mean(held[old == 0] < float(row["threshold"]))
-            compare(f"{name} Youden", at, youden(old, held))
+    for _, row in pd.read_csv(run_dir / "results/model_comparison_table.csv").iterrows():
+        name, more = row.model, json.loads((run_dir / f"results/metrics/{row.model}.json").read_text())
+        rows = pd.read_csv(run_dir / f"results/predictions/{name}.csv")
+        test, held = rows[rows.split == "test"], rows[rows.split == "validation"]
+        labels, score, patients = (test[column].to_numpy() for column in ("label", "score", "patient_id"))
+        scores[name], called = score, score >= row.threshold
+        if held.score.nunique() > 1:
+            right = (held.score >= row.threshold) == held.label
+            compare(f"{name} Youden", right.groupby(held.label).mean().sum(), youden(held.label, held.score))
         risk = score
         if more["calibration"] == "intercept":
-            learned = np.array([(row["label"], row["score"]) for row in rows if row["split"] != "test"], dtype=float)
-            risk = special.expit(special.logit(score) + intercept(*learned.T))
+            learned = rows[rows.split != "test"]
+            risk = special.expit(special.logit(score) + intercept(learned.label, learned.score))
         tenth = np.clip(np.ceil(risk * 10) - 1, 0, 9)
         for figure, found in {
             "auc": sk.roc_auc_score(labels, score), "average_precision": sk.average_precision_score(labels, score),
             "accuracy": np.mean(called == labels), "sensitivity": called[labels == 1].mean(),
-            "specificity": 1 - called[labels == 0].mean(), "case_auc": case_auc(part),
-            "f1": sk.f1_score(labels, called), "val_auc": sk.roc_auc_score(old, held), "prevalence": labels.mean(),
-            "precision": sk.precision_score(labels, called, zero_division=0), "brier": np.mean((risk - labels) ** 2),
+            "specificity": 1 - called[labels == 0].mean(), "case_auc": case_auc(test),
+            "f1": sk.f1_score(labels, called), "prevalence": labels.mean(), "brier": np.mean((risk - labels) ** 2),
+            "precision": sk.precision_score(labels, called, zero_division=0),
+            "val_auc": sk.roc_auc_score(held.label, held.score),
             "ece": sum(abs((labels - risk)[tenth == k].sum()) for k in range(10)) / len(risk),
         }.items():  # fmt: skip
             compare(f"{name} {figure}", row[figure], found)
         area = draw_limits(lambda k, y=labels, s=score: sk.roc_auc_score(y[k], s[k]), patients, draws)
         for figure, found in zip(("auc_low", "auc_high"), area, strict=True):
             compare(f"{name} {figure}", row[figure], found, within=0.03)
-    pairs, tested = read(run_dir / "results/paired_differences.csv"), []
-    for row in pairs:
-        a, b = scores[row["model_a"]], scores[row["model_b"]]
-        pair = f"{row['model_a']} minus {row['model_b']}"
-        compare(f"{pair} delta", row["delta_auc"], sk.roc_auc_score(labels, a) - sk.roc_auc_score(labels, b))
-        compare(f"{pair} p", row["p_delong"] or 1, clustered_p(labels, a, b, patients))
-        tested += [row] if row["p_holm"] else []
-    adjusted = 0.0
-    for place, row in enumerate(sorted(tested, key=lambda row: float(row["p_delong"]))):
-        adjusted = max(adjusted, min(1.0, (len(tested) - place) * float(row["p_delong"])))
-        compare(f"{row['model_a']} minus {row['model_b']} Holm", row["p_holm"], adjusted)
+    pairs = pd.read_csv(run_dir / "results/paired_differences.csv").fillna({"p_delong": 1})
+    pairs.index = pairs.model_a + " minus " + pairs.model_b
+    for pair, row in pairs.iterrows():
+        a, b = scores[row.model_a], scores[row.model_b]
+        compare(f"{pair} delta", row.delta_auc, sk.roc_auc_score(labels, a) - sk.roc_auc_score(labels, b))
+        compare(f"{pair} p", row.p_delong, clustered_p(labels, a, b, patients))
+    tested = pairs[pairs.p_holm.notna()].sort_values("p_delong")
+    adjusted = np.maximum.accumulate(np.minimum(tested.p_delong * np.arange(len(tested), 0, -1), 1))
+    for pair in tested.index:
+        compare(f"{pair} Holm", tested.p_holm[pair], adjusted[pair])
     return wrong
 
 

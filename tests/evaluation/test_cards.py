@@ -12,29 +12,35 @@ from shared.data import save_manifest
 from shared.evaluation import cards
 from shared.run import MANIFEST_COLUMNS, write_json
 
+STAGE = {"status": "done", "seconds": 12.3, "peak_memory_mb": 800.0, "outputs": [], "key": "k"}
 RECORD = {
+    "status": "done", "started": "2026-01-01T00:00:00+00:00", "seconds": 24.6, "peak_memory_mb": 800.0,
+    "parameters": {"DATASET": "cbis-ddsm"},
     "settings": {
         "task": "abnormal", "image_size": 96, "input": "crop", "window": "percentile", "weights": "demo", "epochs": 9,
         "batch_size": 32, "learning_rate": 0.001, "keep_aspect": True, "profile": "full",
     },
     "seeds": {"SEED": 0, "SEEDS": [0, 1]},
     "dataset": {"name": "cbis-ddsm", "fingerprint": "abc123"},
-    "python": "3.11.2",
+    "python": "3.11.2", "platform": "Linux", "cpu_count": 2,
     "packages": {"tensorflow": "2.21.0", "keras": "3.15.1"},
     "git": {"commit": "0123456789abcdef", "dirty": True},
+    "stages": {"01_preprocessing": STAGE, "04_transfer_learning": STAGE},
 }  # fmt: skip
 SPLIT = {"images": 80, "patients": 40, "benign": 41, "malignant": 39, "prevalence": 0.4875}
 AUDIT = {
-    "dataset": "cbis-ddsm", "seed": 0, "test_split": "official", "patients_on_two_sides": 0, "copies_by_content": 3,
+    "dataset": "cbis-ddsm", "seed": 0, "test_split": "official", "patients_on_two_sides": 0,
     "splits": [{"split": name, **SPLIT} for name in ("train", "validation", "test")],
-    "notes": ["A note of the reader."],
+    "official_shared_patients": ["P_1", "P_2"], "official_shared_test_rois": 5, "copies_by_content": 3,
+    "unreadable": {"a.jpg": "truncated"}, "label_conflicts": [],
+    "coverage": [{"split": "train", "type": "mass", "rows": 1318, "found": 1317}],
+    "notes": ["A note of the reader.", "A <b>bold</b>\n# note [a](b) `c` $x^{$ | d"],
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory):
-    folder, rows = tmp_path_factory.mktemp("run"), np.arange(240)
-    generator = np.random.default_rng(0)
+def make_run(folder, *, record=RECORD, best="mobilenetv2"):
+    """Write what a run leaves in `folder`: manifest, table of five models, audit and record; nothing is trained."""
+    rows, generator = np.arange(240), np.random.default_rng(0)
     manifest = pd.DataFrame("", index=rows, columns=list(MANIFEST_COLUMNS)).assign(
         image_id=[f"image_{i}" for i in rows], patient_id=[f"P_{i // 2}" for i in rows], side="LEFT", fold=-1,
         abnormality_type=np.where(rows % 4 < 2, "mass", "calcification"), label=generator.integers(0, 2, 240),
@@ -42,16 +48,20 @@ def run_dir(tmp_path_factory):
     )  # fmt: skip
     manifest.loc[:2, ["split", "exclusion_reason"]] = "excluded", "no image | file"
     save_manifest(folder, manifest)
-    settings = SimpleNamespace(run_dir=folder, dataset="cbis-ddsm", seed=0)
+    settings = SimpleNamespace(run_dir=folder, dataset=record["dataset"]["name"], seed=0)
     prepared = SimpleNamespace(settings=settings, manifest=manifest, rows=lambda name: rows[manifest.split == name])
-    strengths = {"majority": 0.0, "mean_intensity": 0.1, "birads": 0.6, "simple_cnn": 0.2, "mobilenetv2": 0.4}
-    for name, strength in strengths.items():
+    for name, strength in {"majority": 0, "mean_intensity": 0.1, "birads": 0.6, "simple_cnn": 0.2, best: 0.4}.items():
         noise = generator.random(240) if strength else 0.4
         scores = np.clip(manifest.label * strength + noise * (1 - strength), 0, 1)
         evaluation.evaluate(prepared, name, scores, weights="demo", train_seconds=3, parameters=1234)
-    write_json(folder / "run.json", RECORD)
+    write_json(folder / "run.json", record)
     write_json(folder / "data/audit.json", AUDIT)
     return folder
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("run"))
 
 
 def test_model_card(run_dir):

@@ -1,5 +1,7 @@
 """Every figure against scikit-learn, SciPy, a slow definition, a published value or a simulation."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from shared.evaluation import calibration, comparisons, groups, intervals, metrics, points
 from shared.run import DataError
+from tests.evaluation.recompute import clustered_p
 
 
 def two_views(generator, patients=120, shift=1.0, resemblance=0.6):
@@ -33,17 +36,12 @@ def test_summarise_equals_scikit_learn(example):
     found = metrics.summarise(labels, scores, threshold=0.55)
     names = ("accuracy", "balanced_accuracy", "precision", "recall", "f1")
     expected = {name: getattr(sk, f"{name}_score")(labels, called) for name in names} | {
-        "n": len(labels),
-        "prevalence": labels.mean(),
-        "threshold": 0.55,
-        "sensitivity": sk.recall_score(labels, called),
-        "specificity": sk.recall_score(labels, called, pos_label=0),
-        "mcc": np.corrcoef(labels, called)[0, 1],
+        "n": len(labels), "prevalence": labels.mean(), "threshold": 0.55, "sensitivity": called[labels == 1].mean(),
+        "specificity": 1 - called[labels == 0].mean(), "mcc": np.corrcoef(labels, called)[0, 1],
         "auc": stats.mannwhitneyu(scores[labels == 1], scores[labels == 0]).statistic / (120 * 120),
-        "average_precision": sk.average_precision_score(labels, scores),
-        "brier": np.mean((scores - labels) ** 2),
+        "average_precision": sk.average_precision_score(labels, scores), "brier": np.mean((scores - labels) ** 2),
         "ece": metrics.expected_calibration_error(labels, scores),
-    }
+    }  # fmt: skip
     counts = sk.confusion_matrix(labels, called).ravel().tolist()
     assert found["confusion"] == dict(zip(("tn", "fp", "fn", "tp"), counts, strict=True))
     assert found.keys() - {"confusion"} == expected.keys()
@@ -61,8 +59,8 @@ def test_one_class_gives_nan_without_warning(label):
     assert np.isnan(found["specificity" if label else "sensitivity"])
     assert found["accuracy"] == 0.5
     interval = intervals.bootstrap_interval(labels, scores, range(6), draws=20)
-    p_values = comparisons.delong_test(labels, scores, scores**2), comparisons.permutation_p_value(labels, scores)
-    assert np.isnan([interval.value, interval.low, interval.high, *p_values]).all()
+    p_value = comparisons.delong_test(labels, scores, scores**2)
+    assert np.isnan([interval.value, interval.low, interval.high, p_value]).all()
     assert intervals.roc_band(labels, scores, range(6), draws=5)[["sensitivity", "low", "high"]].isna().all(axis=None)
     for refuse in (metrics.choose_threshold, calibration.fit_platt):
         with pytest.raises(DataError, match="one class only"):
@@ -146,27 +144,19 @@ def resample(labels, scores, patients, *, draws, seed):
     return np.array(areas)
 
 
-def bca(areas, labels, scores, patients):
-    """Efron & Tibshirani, An introduction to the bootstrap, 1993, equations 14.9 to 14.15."""
-    value = sk.roc_auc_score(labels, scores)
-    left = [sk.roc_auc_score(labels[patients != name], scores[patients != name]) for name in np.unique(patients)]
-    distances = np.mean(left) - left
-    acceleration = (distances**3).sum() / (6 * (distances**2).sum() ** 1.5)
-    bias = stats.norm.ppf(np.mean(areas < value))
-    moved = bias + stats.norm.ppf([0.025, 0.975])
-    return tuple(np.quantile(areas, stats.norm.cdf(bias + moved / (1 - acceleration * moved))))
-
-
 def test_vectorised_bootstrap_equals_resampled_patients(example):
     labels, scores, patients = example
     areas = resample(labels, scores, patients, draws=60, seed=3)
     found = intervals.bootstrap_interval(labels, scores, patients, draws=60, seed=3)
-    assert (found.low, found.high) == pytest.approx(bca(areas, labels, scores, patients), abs=1e-12)
+    error = areas.std(ddof=1) / (found.value * (1 - found.value))
+    limits = special.expit(special.logit(found.value) + np.array([-1, 1]) * stats.norm.ppf(0.975) * error)
+    assert (found.low, found.high) == pytest.approx(tuple(limits), abs=1e-12)
     assert found.standard_error == pytest.approx(areas.std(ddof=1), abs=1e-12)
     other = np.round(scores + np.random.default_rng(0).normal(0, 0.2, len(labels)), 1)
     deltas = areas - resample(labels, other, patients, draws=60, seed=3)
     paired = intervals.bootstrap_interval(labels, scores, patients, minus=other, draws=60, seed=3)
     assert paired.standard_error == pytest.approx(deltas.std(ddof=1), abs=1e-12)
+    assert paired.high - paired.low == pytest.approx(2 * stats.norm.ppf(0.975) * paired.standard_error)
 
 
 def test_bootstrap_of_means_leaves_out_what_is_unknown():
@@ -202,13 +192,13 @@ def test_text_of_an_interval():
 
 
 def test_interval_covers_the_known_auc():
-    """AUC = Phi(shift / sqrt 2); Monte Carlo error of the share: 0.008."""
+    """AUC = Phi(shift / sqrt 2); Monte Carlo error of the share: 0.011."""
     truth, covered = stats.norm.cdf(1 / np.sqrt(2)), []
-    for seed in range(800):
+    for seed in range(400):
         labels, scores, patients = two_views(np.random.default_rng(seed))
-        interval = intervals.bootstrap_interval(labels, scores, patients, draws=400, seed=seed)
+        interval = intervals.bootstrap_interval(labels, scores, patients, draws=300, seed=seed)
         covered.append(interval.low <= truth <= interval.high)
-    assert np.mean(covered) == pytest.approx(0.95, abs=0.025)
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.03)
 
 
 def test_roc_band_goes_through_the_curve(example):
@@ -226,23 +216,13 @@ def delong_variance(labels, scores, patients=None):
     return comparisons.delong_covariance(np.asarray(labels), np.asarray(scores)[None], patients)[1][0, 0]
 
 
-def delong_by_definition(labels, *models):
-    """DeLong 1988 from the full matrix of pairs: the areas, and their covariance."""
-    pairs = [np.sign(scores[labels == 1][:, None] - scores[labels == 0]) / 2 + 0.5 for scores in models]
-    s10, s01 = (np.cov([matrix.mean(axis) for matrix in pairs]) / pairs[0].shape[1 - axis] for axis in (1, 0))
-    return [matrix.mean() for matrix in pairs], s10 + s01
-
-
 def test_delong_equals_its_definition(example):
+    """That of a single image a patient is DeLong's of 1988."""
     labels, first, _ = example
     second = np.round(first + np.random.default_rng(0).normal(0, 0.2, len(labels)), 2)
-    areas, ((variance, shared), (_, other)) = delong_by_definition(labels, first, second)
-    assert delong_variance(labels, first) == pytest.approx(variance)
-    found = comparisons.delong_test(labels, first, second)
-    error = np.sqrt(variance + other - 2 * shared)
-    assert found == pytest.approx(2 * stats.norm.sf(abs(areas[0] - areas[1]) / error))
-    # patients of one image each change nothing
-    assert comparisons.delong_test(labels, first, second, patients=range(len(labels))) == pytest.approx(found)
+    expected = clustered_p(labels, first, second, np.arange(len(labels)))
+    for patients in (None, range(len(labels))):
+        assert comparisons.delong_test(labels, first, second, patients=patients) == pytest.approx(expected)
 
 
 def test_delong_at_its_limits():
@@ -253,28 +233,30 @@ def test_delong_at_its_limits():
     assert np.isnan(delong_variance([0, 1, 1], [0.1, 0.2, 0.3]))
 
 
-@pytest.mark.parametrize("clustered", [False, True])
-def test_delong_agrees_with_the_bootstrap(clustered):
-    generator = np.random.default_rng(11)
-    labels, scores, patients = two_views(generator, patients=350, resemblance=0.7)
-    other = special.expit(metrics.logit(scores) + np.repeat(generator.normal(0, 0.8, 350), 2))
-    units = patients if clustered else np.arange(700)
-    paired = intervals.bootstrap_interval(labels, scores, units, minus=other, draws=10_000, seed=1)
-    error = abs(paired.value) / stats.norm.isf(comparisons.delong_test(labels, scores, other, patients=units) / 2)
-    assert error == pytest.approx(paired.standard_error, rel=0.05)
-    single = intervals.bootstrap_interval(labels, scores, units, draws=10_000, seed=1)
-    assert np.sqrt(delong_variance(labels, scores, patients=units)) == pytest.approx(single.standard_error, rel=0.05)
-
-
-def test_delong_with_patients_of_both_classes_agrees_with_the_bootstrap():
-    generator = np.random.default_rng(4)
+def both_classes(generator):
+    """150 patients of four images each, most with two of either class; the patients' levels cancel."""
     patients = np.repeat(np.arange(150), 4)
-    labels = np.tile([0, 0, 1, 1], 150) ^ (generator.uniform(size=600) < 0.1)  # most have two of each class
-    scores = labels + 3 * generator.normal(size=150)[patients] + generator.normal(size=600)
-    error = np.sqrt(delong_variance(labels, scores, patients=patients))
-    drawn = intervals.bootstrap_interval(labels, scores, patients, draws=10_000, seed=2).standard_error
-    assert error == pytest.approx(drawn, rel=0.05)
-    assert np.sqrt(delong_variance(labels, scores)) > 1.2 * drawn  # the patients' levels cancel
+    labels = np.tile([0, 0, 1, 1], 150) ^ (generator.uniform(size=600) < 0.1)
+    return (
+        labels,
+        special.expit(labels + 3 * generator.normal(size=150)[patients] + generator.normal(size=600)),
+        patients,
+    )
+
+
+@pytest.mark.parametrize("case", ["patients", "images", "patients of both classes"])
+def test_delong_agrees_with_the_bootstrap(case):
+    generator = np.random.default_rng(11)
+    draw = both_classes if "both" in case else partial(two_views, patients=350, resemblance=0.7)
+    labels, scores, patients = draw(generator)
+    other = special.expit(metrics.logit(scores) + generator.normal(0, 0.8, len(labels))[patients])
+    units = patients if "patients" in case else np.arange(700)
+    paired = intervals.bootstrap_interval(labels, scores, units, minus=other, draws=5000, seed=1)
+    error = abs(paired.value) / stats.norm.isf(comparisons.delong_test(labels, scores, other, patients=units) / 2)
+    assert error == pytest.approx(paired.standard_error, rel=0.06)
+    drawn = intervals.bootstrap_interval(labels, scores, units, draws=5000, seed=1).standard_error
+    assert np.sqrt(delong_variance(labels, scores, patients=units)) == pytest.approx(drawn, rel=0.05)
+    assert ("both" in case) == (np.sqrt(delong_variance(labels, scores)) > 1.2 * drawn)
 
 
 def test_delong_rejects_a_true_null_as_often_as_it_says():
@@ -305,17 +287,9 @@ def test_paired_differences_table(example):
     labels, scores, patients = example
     generator = np.random.default_rng(0)
     models = {"good": scores, "noise": generator.uniform(size=len(labels)), "same": scores**3}
-    table = comparisons.paired_differences(labels, models, patients, pairs=[("good", "noise"), ("good", "same")])
-    assert table.columns.tolist() == [
-        "model_a",
-        "model_b",
-        "delta_auc",
-        "low",
-        "high",
-        "p_delong",
-        "p_holm",
-        "detectable",
-    ]
+    pairs = [("good", "noise"), ("good", "same")]
+    table = comparisons.paired_differences(labels, models, patients, pairs=pairs)
+    assert [*table] == ["model_a", "model_b", "delta_auc", "low", "high", "p_delong", "p_holm", "detectable"]
     assert table.delta_auc[0] == pytest.approx(metrics.auc(labels, scores) - metrics.auc(labels, models["noise"]))
     assert table.low[0] > 0
     assert table.p_holm[0] == pytest.approx(2 * table.p_delong[0])
@@ -326,37 +300,10 @@ def test_paired_differences_table(example):
     not_shown = f"no difference shown; 80 % power from {table.detectable[1]:.3f}"
     assert words.verdict.tolist() == ["better", not_shown, "worse", "no test possible"]
     assert words["p, Holm"].tolist() == ["< 0.001", "1.000", "< 0.001", ""]
-    some = comparisons.paired_differences(labels, models, patients, pairs=[("good", "noise"), ("good", "same")],
-                                          primary=[("good", "noise")])  # fmt: skip
+    some = comparisons.paired_differences(labels, models, patients, pairs=pairs, primary=pairs[:1])
     assert some.p_holm[0] == some.p_delong[0]
     assert comparisons.describe_differences(some)[["p, Holm", "verdict"]].iloc[1].tolist() == ["", "descriptive"]
     assert words["AUC difference"].iloc[1] == "+0.000 [+0.000, +0.000]"
-
-
-def test_permutation_test_equals_scipy():
-    generator = np.random.default_rng(6)
-    labels = np.array([0] * 20 + [1] * 15)
-    scores = np.round(labels * 0.5 + generator.normal(size=35), 1)
-    exact = stats.permutation_test(
-        (scores[labels == 1], scores[labels == 0]),
-        lambda one, zero, axis: stats.mannwhitneyu(one, zero, axis=axis).statistic,
-        vectorized=True, alternative="greater", n_resamples=9999, rng=0,
-    ).pvalue  # fmt: skip
-    assert comparisons.permutation_p_value(labels, scores, draws=9999) == pytest.approx(exact, abs=0.01)
-    assert comparisons.permutation_p_value(labels, labels.astype(float), draws=99) == 0.01
-
-
-def test_permutation_of_whole_groups_is_calibrated_and_rows_are_not():
-    """No difference between the classes, but images of a group alike: only groups may be exchanged."""
-    by_group, by_row = [], []
-    for seed in range(400):
-        labels, scores, patients = two_views(np.random.default_rng(seed), patients=40, shift=0.0, resemblance=1.0)
-        by_group.append(comparisons.permutation_p_value(labels, scores, draws=199, seed=seed, groups=patients))
-        by_row.append(comparisons.permutation_p_value(labels, scores, draws=199, seed=seed))
-    assert np.mean(np.array(by_group) <= 0.05) == pytest.approx(0.05, abs=0.03)
-    assert np.mean(np.array(by_row) <= 0.05) > 0.09
-    with pytest.raises(ValueError, match="both classes"):
-        comparisons.permutation_p_value([0, 1, 0], [0.1, 0.2, 0.3], groups=["a", "a", "b"])
 
 
 def test_a_lesion_averages_its_views_and_a_case_takes_its_highest_lesion_and_its_worst_label():
@@ -366,24 +313,19 @@ def test_a_lesion_averages_its_views_and_a_case_takes_its_highest_lesion_and_its
          ("P1", "LEFT", "b", 1, 0.5), ("P1", "RIGHT", "", 0, 0.9), ("P2", "", "", 0, 0.1), ("P2", np.nan, "", 0, 0.3)],
         columns=columns,
     )  # fmt: skip
-    lesions = [
+    rows = [
         ("P1", "LEFT", "a", 0, 0.5),
         ("P1", "LEFT", "b", 1, 0.3),
         ("P1", "RIGHT", "", 0, 0.9),
         ("P2", "", "", 0, 0.2),
     ]
-    expected = pd.DataFrame(lesions, columns=columns)
+    expected = pd.DataFrame(rows, columns=columns)
     pd.testing.assert_frame_equal(metrics.lesion_table(views), expected, check_dtype=False)
     cases = [("P1", "LEFT", 1, 0.5), ("P1", "RIGHT", 0, 0.9), ("P2", "", 0, 0.2)]
     expected = pd.DataFrame(cases, columns=["patient_id", "side", "label", "score"])
     pd.testing.assert_frame_equal(metrics.case_table(views), expected, check_dtype=False)
     without = metrics.case_table(views.drop(columns=["lesion", "side"]))
-    assert without.to_dict("list") == {
-        "patient_id": ["P1", "P2"],
-        "side": ["", ""],
-        "label": [1, 0],
-        "score": [0.5, 0.2],
-    }
+    assert without.to_numpy().tolist() == [["P1", "", 1, 0.5], ["P2", "", 0, 0.2]]
 
 
 def frame(labels, scores, patients, **more):

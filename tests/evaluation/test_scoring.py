@@ -1,10 +1,6 @@
 """Every row of the table is made the same way, and stays with its split."""
 
-import runpy
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +10,7 @@ from shared import data, evaluation
 from shared.data import load_manifest, save_manifest
 from shared.evaluation.results import save_predictions
 from shared.run import MANIFEST_COLUMNS, PREDICTION_COLUMNS, TABLE_COLUMNS, DataError, Settings, write_csv
+from tests.evaluation.recompute import check
 
 
 @pytest.fixture
@@ -38,11 +35,6 @@ def prepared(tmp_path):
 def scores_of(prepared, noise=1.0):
     generator = np.random.default_rng(1)
     return 1 / (1 + np.exp(-(prepared.labels * 2 - 1 + generator.normal(0, noise, len(prepared.labels)))))
-
-
-def test_importing_the_room_does_not_import_tensorflow():
-    code = "import sys, shared.evaluation; sys.exit(bool({'tensorflow', 'keras', 'pipeline'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
 
 
 def test_row_and_files_agree(prepared):
@@ -95,10 +87,9 @@ def test_an_independent_recomputation_of_a_run_agrees(prepared):
     options = {"pairs": pairs, "primary": pairs[:2]}
     differences = evaluation.paired_differences(rows.label, scores, rows.patient_id, **options)
     write_csv(run_dir / "results/paired_differences.csv", differences)
-    check = runpy.run_path(str(Path(__file__).with_name("recompute.py")))["check"]
-    assert check(run_dir, draws=300) == []
+    assert check(run_dir, draws=200) == []
     write_csv(run_dir / "results/paired_differences.csv", differences.assign(p_holm=0.5))
-    assert len(check(run_dir, draws=300)) == 3
+    assert sum("Holm" in line for line in check(run_dir, draws=40)) == 3
 
 
 def test_every_held_out_image_needs_a_score(prepared):
@@ -140,35 +131,19 @@ def test_unusable_predictions_are_refused(tmp_path):
             evaluation.load_predictions(tmp_path, name)
 
 
-@pytest.fixture
-def two_hospitals(tmp_path):
-    """Settings of a prepared run, and two folders: one with the same pictures, one with other patients."""
-    folders = [tmp_path / name for name in "abc"]
-    for folder, seed in zip(folders, (1, 1, 2), strict=True):
-        data.provide_demo(folder, layout="mini-mias", patients=16, seed=seed)
-    settings = Settings("mini-mias", folders[0], tmp_path / "run", image_size=32, n_folds=2, seeds=(0,))
+def test_external_validation_wants_other_patients_and_pictures_and_applies_saved_networks_unchanged(tmp_path):
+    from shared import models
+
+    same, other = (tmp_path / name for name in "ab")
+    for seed, folder in enumerate((same, other)):
+        data.provide_demo(folder, layout="mini-mias", patients=16, seed=1 + seed)
+    settings = Settings("mini-mias", same, tmp_path / "run", image_size=32, n_folds=2, seeds=(0,))
     data.prepare(settings)
-    return settings, *folders[1:]
-
-
-def rename_patients(settings):
-    manifest = load_manifest(settings.run_dir)
-    save_manifest(settings.run_dir, manifest.assign(patient_id="x" + manifest.patient_id))
-
-
-def test_external_validation_refuses_patients_and_pictures_of_the_first_data_set(two_hospitals):
-    settings, same, _ = two_hospitals
     for words in ("patients", "pictures"):
         with pytest.raises(DataError, match=f"of its {words} stand in the first data set"):
             evaluation.validate_externally(settings, "mini-mias", same, {})
-        rename_patients(settings)
-
-
-def test_external_validation_applies_saved_networks_unchanged(two_hospitals):
-    from shared import models
-
-    settings, _, other = two_hospitals
-    rename_patients(settings)
+        manifest = load_manifest(settings.run_dir)
+        save_manifest(settings.run_dir, manifest.assign(patient_id="x" + manifest.patient_id))
     network = models.build("small_cnn", image_size=32)
     models.save_model(network, settings.run_dir / "models/one.keras")
     results = {"one": {"threshold": 0.5}, "averaged": {"files": ["one", "one"], "tta": True, "threshold": 0.5}}

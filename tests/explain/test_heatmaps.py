@@ -28,35 +28,29 @@ def linear_network():
     return network
 
 
-def expected_map(method, image, weights):
-    features, slope = image[..., None] * CHANNELS, weights
-    if method == "gradcam":
-        return np.maximum((features * slope.mean((0, 1))).sum(-1), 0)
-    if method == "hirescam":
-        return np.maximum((features * slope).sum(-1), 0)
-    if method == "layercam":
-        return np.maximum((features * np.maximum(slope, 0)).sum(-1), 0)
-    if method == "gradcam++":
-        share = slope**2 / (2 * slope**2 + features.sum((0, 1)) * slope**3)
-        return np.maximum((features * (share * np.maximum(slope, 0)).sum((0, 1))).sum(-1), 0)
-    if method == "eigencam":
-        return image * np.linalg.norm(CHANNELS)
+def expected_maps(image):
+    """The map of every method for one image, from its definition: {method: map}."""
+    features, slope, rising = image[..., None] * CHANNELS, PLACES, np.maximum(PLACES, 0)
+    share = slope**2 / (2 * slope**2 + features.sum((0, 1)) * slope**3)
+    masks = (features - features.min((0, 1))) / np.ptp(features, axis=(0, 1))
     per_pixel = (slope * CHANNELS).sum(-1)
-    if method == "scorecam":
-        masks = (features - features.min((0, 1))) / np.ptp(features, axis=(0, 1))
-        logits = (per_pixel[..., None] * image[..., None] * masks).sum((0, 1))
-        return np.maximum((features * np.exp(logits) / np.exp(logits).sum()).sum(-1), 0)
-    if method == "integrated_gradients":
-        return per_pixel * (image - image.mean())
-    effect = (per_pixel * (image - image.mean())).reshape(2, 2, 2, 2).sum((1, 3))
-    return effect.repeat(2, 0).repeat(2, 1)  # occlusion by squares of 2 × 2
+    logits = np.exp((per_pixel[..., None] * image[..., None] * masks).sum((0, 1)))
+    weights = {
+        "gradcam": slope.mean((0, 1)), "hirescam": slope, "layercam": rising, "scorecam": logits / logits.sum(),
+        "gradcam++": (share * rising).sum((0, 1)),
+    }  # fmt: skip
+    maps = {method: np.maximum((features * weight).sum(-1), 0) for method, weight in weights.items()}
+    above = per_pixel * (image - image.mean())
+    squares = above.reshape(2, 2, 2, 2).sum((1, 3)).repeat(2, 0).repeat(2, 1)  # of 2 × 2 pixels
+    maps |= {"integrated_gradients": above, "occlusion": squares}
+    return maps | {"eigencam": image * np.linalg.norm(CHANNELS)}
 
 
 @pytest.mark.parametrize("method", explain.METHODS)
 def test_each_method_gives_the_map_known_in_closed_form(method, linear_network):
     options = explain.MapOptions(window=2, stride=2, steps=3, batch_size=2)
     maps = explain.heatmap(linear_network, IMAGES, method=method, normalise=False, options=options)
-    expected = np.stack([expected_map(method, image, PLACES) for image in IMAGES])
+    expected = np.stack([expected_maps(image)[method] for image in IMAGES])
     assert maps.dtype == np.float32
     np.testing.assert_allclose(maps, expected, rtol=2e-4, atol=2e-5)
 

@@ -1,8 +1,9 @@
 """The command line as a user types it: exit status, what is printed, what is not imported."""
 
-import os
+import re
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -27,19 +28,28 @@ def cli(tmp_path, monkeypatch, capsys):
     return call
 
 
-def one_line(text):
-    return len(text.strip().splitlines()) == 1 and text.startswith("error: ") and "Traceback" not in text
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["demo-data", "--help"], ["doctor", "--help"]])
-def test_help_imports_nothing_heavy(root, arguments):
-    command = [sys.executable, "-X", "importtime", "-m", "pipeline", *arguments]
+@pytest.mark.parametrize("command", ["", "run", "demo-data", "doctor"])
+def test_help_imports_nothing_heavy(root, command):
+    command = [sys.executable, "-X", "importtime", "-m", "pipeline", *command.split(), "--help"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "usage: python -m pipeline" in done.stdout
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
     assert "argparse" in imported
     assert not {"tensorflow", "keras", "pandas", "numpy", "papermill"} & imported
+
+
+def test_tensorflow_waits_until_a_network_is_needed(root):
+    code = """
+        import sys, phantoms
+        assert not {"shared", "pipeline"} & set(sys.modules)
+        from shared import data, evaluation, models, plots, run
+        models.check_weights("demo")
+        assert "pipeline" not in sys.modules
+        import pipeline.referee
+        assert not {"tensorflow", "keras"} & set(sys.modules)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=root, check=True, timeout=120)
 
 
 def test_run_then_nothing_to_do(cli, tmp_path, write_notebook):
@@ -57,33 +67,9 @@ def test_failed_notebook_is_status_1_and_unusable_data_status_2(cli, tmp_path, w
     assert "01_first.ipynb: cell In [3] (`1 / 0`): ZeroDivisionError: division by zero" in err
     assert str(tmp_path / "run/notebooks/01_first.failed.ipynb") in err
     assert "Traceback" not in err
-    write_notebook("01_first", "from shared.run import DataError\nraise DataError('x.csv: no column y')")
+    write_notebook("01_first", "from shared.run import DataError", 'raise DataError("a.csv: empty;\\n give another")')
     status, _, err = cli("run", "--run-dir", tmp_path / "run")
-    assert (status, err) == (2, "error: x.csv: no column y\n")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["run", "-p", "EPOCS", "3"], "did you mean EPOCHS?"),
-        (["run", "--data-dir", "nowhere"], "no such directory"),
-        (["run", "--weights", "nothing.h5"], "no file"),
-        (["run", "--run-dir", "file/run"], "cannot be written"),
-        (["run", "--run-dir", "/"], "give a folder of its own"),
-        (["run", "--run-dir", "notebooks/.."], "holds files, but no run of this series"),
-    ],
-)
-def test_wrong_usage_is_one_line_and_status_2(cli, tmp_path, write_notebook, monkeypatch, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").touch()
-    write_notebook("01_first", "1")
-    if "--run-dir" not in arguments:
-        arguments = [*arguments, "--run-dir", "run"]
-    status, out, err = cli(*arguments)
-    assert (status, out) == (2, "")
-    assert message in err
-    assert one_line(err)
-    assert {path.name for path in tmp_path.iterdir()} == {"file", "notebooks"}
+    assert (status, err) == (2, "error: a.csv: empty; give another\n")
 
 
 @pytest.mark.parametrize("arguments", [[], ["walk"], ["run", "--profile", "fast"], ["demo-data"], ["run", "-p", "A"]])
@@ -102,8 +88,7 @@ def test_full_disk_is_one_line(cli, tmp_path, write_notebook, monkeypatch):
     monkeypatch.setattr(record, "write_json", full)
     status, _, err = cli("run", "--run-dir", tmp_path / "run")
     assert status == 1
-    assert one_line(err)
-    assert "run.json: No space left on device" in err
+    assert re.fullmatch("error: .*run.json: No space left on device.*\n", err)
 
 
 def test_demo_data(cli, tmp_path):
@@ -111,25 +96,6 @@ def test_demo_data(cli, tmp_path):
     assert (status, err) == (0, "")
     assert str(tmp_path / "demo") in out
     assert (tmp_path / "demo").is_dir()
-    (tmp_path / "file").touch()
-    for wrong in (["--layout", "xyz"], ["--patients", "-1"], ["--out", tmp_path / "file/x"]):
-        status, _, err = cli("demo-data", "--out", tmp_path / "other", *wrong)
-        assert status == 2
-        assert one_line(err)
-    assert not (tmp_path / "other").exists()
-
-
-def test_unusable_data_is_found_before_the_first_notebook(cli, tmp_path, write_notebook):
-    write_notebook("01_first", "1")
-    assert cli("demo-data", "--out", tmp_path / "data", "--patients", "6")[0] == 0
-    for path in (tmp_path / "data/csv").glob("*_set.csv"):
-        path.write_bytes(path.read_bytes().replace(b",MALIGNANT,", b",BENIGN,"))
-    command = ["run", "--dataset", "cbis-ddsm", "--data-dir", tmp_path / "data", "--run-dir", tmp_path / "run"]
-    status, out, err = cli(*command)
-    assert (status, out) == (2, "")
-    assert "only one class" in err
-    assert one_line(err)
-    assert not (tmp_path / "run").exists()
 
 
 def test_doctor(cli, monkeypatch):
@@ -169,13 +135,3 @@ def test_doctor_on_other_machines(tmp_path, monkeypatch):
 def test_pins_cover_what_is_recorded(root):
     assert set(record.PACKAGES) <= set(doctor.pinned_packages())
     assert "requirements.txt" in (root / "environment.yml").read_text()
-
-
-def test_notebooks_are_run_from_anywhere(tmp_path, root):
-    """`python -m pipeline` finds the project wherever it is called."""
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    command = [sys.executable, "-m", "pipeline", "run", "--only", "99", "--run-dir", "run"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    assert one_line(done.stderr)
-    assert not (tmp_path / "run").exists()

@@ -70,9 +70,3 @@ def test_command_line(run_dir, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "delta_auc" in out
     assert "tiny.float16.tflite" in out
-    (tmp_path / "models").mkdir()
-    alone = tmp_path / "models/tiny.keras"
-    alone.write_bytes((run_dir / "models/tiny.keras").read_bytes())
-    for model, message in ((alone, "export a model of a run"), (tmp_path / "none.keras", "no such file")):
-        assert __main__.main(["export", "--model", str(model)]) == 2
-        assert message in capsys.readouterr().err

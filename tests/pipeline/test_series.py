@@ -4,9 +4,11 @@ import json
 import os
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import nbformat
 import pytest
+from filelock import Timeout
 
 from pipeline import execution, parameters, record, series
 from pipeline.series import RunOptions
@@ -123,15 +125,21 @@ def test_sources_and_versions_decide_too(two, no_kernels, monkeypatch):
     assert read_record(two)["packages"]["not-a-package"] is None
 
 
-def test_record_and_files_of_a_run(two):
-    lines = run(two, ("SEEDS", "[3, 4]"))
-    assert lines[-1] == f"open {two / 'run/index.html'}"
+def test_record_files_and_fresh_kernels_of_a_run(tmp_path, write_notebook):
+    """papermill formats its paths, so braces in them are a trap."""
+    folder = tmp_path / "a {b} c"
+    place = f"assert (os.getcwd(), sys.executable) == {(str(project_root()), sys.executable)}"
+    write_notebook("01_first", counting("a"), "seen = True", folder=folder / "notebooks")
+    write_notebook("02_second", f"import os, sys\nassert 'seen' not in globals()\n{place}", folder=folder / "notebooks")
+    lines = run(folder, ("SEEDS", "[3, 4]"))
+    assert "MAMMO_RUN_DIR" not in os.environ
+    assert lines[-1] == f"open {folder / 'run/index.html'}"
     assert next(line for line in lines if "s left" in line).startswith("[1/2] 01_first: ")
-    content = read_record(two)
+    content = read_record(folder)
     assert content["status"] == "done"
     assert content["seeds"] == {"SEED": 0, "SEEDS": [3, 4]}
     assert content["parameters"]["DATASET"] == "demo"
-    assert content["settings"]["run_dir"] == str(two / "run")
+    assert content["settings"]["run_dir"] == str(folder / "run")
     assert content["dataset"]["fingerprint"]
     assert content["packages"]["papermill"]
     assert set(content["stages"]) == {"01_first", "02_second"}
@@ -141,21 +149,9 @@ def test_record_and_files_of_a_run(two):
     assert stage["peak_memory_mb"] > 10
     assert {"results/a.txt", "notebooks/01_first.ipynb", "notebooks/01_first.html"} <= set(stage["outputs"])
     names = {f"{name}.{kind}" for name in ("01_first", "02_second") for kind in ("ipynb", "html")}
-    assert {path.name for path in (two / "run/notebooks").iterdir()} == names
-    executed = nbformat.read(two / "run/notebooks/01_first.ipynb", as_version=4)
+    assert {path.name for path in (folder / "run/notebooks").iterdir()} == names
+    executed = nbformat.read(folder / "run/notebooks/01_first.ipynb", as_version=4)
     assert executed.metadata.papermill.output_path == "01_first.ipynb"
-
-
-def test_a_fresh_kernel_each_in_the_project_with_any_path(tmp_path, write_notebook):
-    """papermill formats its paths, so braces in them are a trap."""
-    folder = tmp_path / "a {b} c"
-    for name in ("01_first", "02_second"):
-        write_notebook(name, "assert 'seen' not in globals()\nseen = True", folder=folder / "notebooks")
-    code = f"import os, sys; assert (os.getcwd(), sys.executable) == {(str(project_root()), sys.executable)}"
-    write_notebook("03_third", code, folder=folder / "notebooks")
-    run(folder)
-    assert (folder / "run/notebooks/03_third.ipynb").exists()
-    assert "MAMMO_RUN_DIR" not in os.environ
 
 
 def test_failed_cell(tmp_path, write_notebook):
@@ -178,11 +174,7 @@ def test_failed_cell(tmp_path, write_notebook):
     assert not caught.value.where.exists()
 
 
-def test_unusable_data_in_a_cell_and_a_kernel_that_dies(tmp_path, write_notebook):
-    message = 'raise DataError("a.csv: empty;\\n give another")'
-    write_notebook("01_first", "from shared.run import DataError", message)
-    with pytest.raises(DataError, match=r"a\.csv: empty; give another"):
-        run(tmp_path)
+def test_a_kernel_that_dies(tmp_path, write_notebook):
     write_notebook("01_first", "import os; os._exit(3)")
     with pytest.raises(execution.NotebookError, match=r"01_first\.ipynb: .*died"):
         run(tmp_path)
@@ -221,21 +213,6 @@ def test_html_is_self_contained(tmp_path, write_notebook):
     assert "MathJax" in execution.write_html(path).read_text()
 
 
-@pytest.mark.parametrize(("name", "value", "message"), [
-    ("EPOCS", "3", "did you mean EPOCHS"), ("epochs", "3", "did you mean EPOCHS"), ("QQQ", "3", "known are"),
-    ("EPOCHS", "3.5", "not of type int"), ("EPOCHS", "many", "not of type int"), ("EPOCHS", "True", "not of type int"),
-    ("LEARNING_RATE", "fast", "not of type float"), ("SEEDS", "3", "not of type list"),
-    ("SEEDS", "[1, 'a']", "int values only"), ("TASK", "cats", "TASK: 'cats' is not one of"),
-    ("WEIGHTS", "/nowhere/file.h5", "no file"), ("DATA_DIR", "/nowhere/data", "no such directory"),
-    ("DATASET", "cbis-ddsm", "needs --data-dir"), ("PROFILE", "fast", "is not one of demo, full"),
-    ("DATASET", "cbis", "DATASET: 'cbis' is not one of demo, cbis-ddsm"), ("RUN_DIR", "elsewhere", "given twice"),
-])  # fmt: skip
-def test_wrong_parameters_run_nothing(two, name, value, message):
-    with pytest.raises((UsageError, DataError), match=message):
-        run(two, (name, value))
-    assert not (two / "run").exists()
-
-
 def test_values_take_the_type_of_the_default():
     declared = [{"EPOCHS": 0, "LEARNING_RATE": 0.0, "SEEDS": [0], "TASK": "a", "FLAG": False, "X_DIR": ""}]
     pairs = [("EPOCHS", "3"), ("LEARNING_RATE", "1"), ("SEEDS", "1,2"), ("TASK", "3"), ("FLAG", "True"), ("X_DIR", "y")]
@@ -263,8 +240,6 @@ def test_what_is_no_notebook_is_named(tmp_path, write_notebook):
         path.write_text(text)
         with pytest.raises(DataError, match=r"01_first\.ipynb: not a notebook"):
             parameters.read_notebook(path)
-    with pytest.raises(UsageError, match="--only 09: no such notebook; there are 01_first"):
-        run(tmp_path, only=("09",))
     with pytest.raises(UsageError, match="no notebooks"):
         parameters.select_notebooks(tmp_path)
 
@@ -279,10 +254,6 @@ def test_weights_files_become_absolute_and_are_stamped(tmp_path, monkeypatch):
     assert record.stamp(str(tmp_path / "w.h5")) != first
 
 
-def checksums(folder):
-    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
 def test_only_a_folder_of_its_own_is_written_to(two, monkeypatch, no_kernels):
     root = project_root()
     monkeypatch.setenv("HOME", str(two / "users/me"))
@@ -290,15 +261,6 @@ def test_only_a_folder_of_its_own_is_written_to(two, monkeypatch, no_kernels):
     for refused in (Path("/"), two / "users/me", two / "users", root, root.parent, two / "link"):
         with pytest.raises(UsageError, match="give a folder of its own"):
             run(two, run_dir=refused)
-    for name in ("data/demo/letter.txt", "data/manifest.csv", "results/.part-letter.txt", "run.json"):
-        path = two / "run" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text('{"stages": 3}')
-    before = checksums(two / "run")
-    for force in (False, True):
-        with pytest.raises(UsageError, match="holds files, but no run of this series"):
-            run(two, force=force)
-    assert checksums(two / "run") == before
     claim_run_dir(two / "jupyter")  # what a notebook in JupyterLab does
     run(two, run_dir=two / "jupyter")
     with pytest.raises(UsageError, match="lies in another run"):
@@ -322,15 +284,26 @@ def test_leftovers_of_a_killed_run_are_removed_and_nothing_else(two, no_kernels)
     assert left == ["data/.part-letter.txt"]
 
 
-def test_run_dir_that_cannot_be_used(two, no_kernels):
-    (two / "run").write_text("a file")
-    with pytest.raises(UsageError, match="cannot be written"):
+def test_results_of_other_parameters_are_stale_until_they_are_made_again(two, no_kernels):
+    run(two, ("EPOCHS", "3"))
+    run(two, ("EPOCHS", "4"), only=("02",))
+    assert set(read_record(two)["stale"]) == {"results/a.txt"}
+    assert "left out: results/a.txt: stale, as 01_first made it" in "".join(run(two, ("EPOCHS", "4"), only=("02",)))
+    run(two, ("EPOCHS", "4"))
+    assert read_record(two)["stale"] == {}
+
+
+@pytest.mark.parametrize(("error", "line"), [
+    (Timeout("x"), "another run is going on there"), (OSError(37, "No locks available"), "No locks available"),
+    (NotImplementedError(), "cannot lock files"),
+])  # fmt: skip
+def test_only_what_another_run_holds_is_said_to_be_held(two, monkeypatch, error, line):
+    monkeypatch.setattr(series.FileLock, "acquire", Mock(side_effect=error))
+    with pytest.raises(UsageError, match=line):
         run(two)
-    (two / "run").unlink()
-    (two / "data").mkdir()
-    with pytest.raises(DataError, match="data"):
-        run(two, dataset="cbis-ddsm", data_dir=str(two / "data"))
-    assert not (two / "run").exists()  # unusable data leave nothing behind
+
+
+def test_a_run_on_another_data_set_is_refused(two, no_kernels):
     run(two)
     content = read_record(two)
     content["dataset"]["name"] = "npz"
@@ -364,4 +337,11 @@ def test_fingerprint_follows_the_files_and_links_to_folders(tmp_path):
     (data / "run/new").write_bytes(b"1")  # a run directory inside the data does not count
     assert record.describe_dataset(settings) == first
     (elsewhere / "x.npz").write_bytes(b"12")
-    assert record.describe_dataset(settings)["fingerprint"] != first["fingerprint"]
+    second = record.describe_dataset(settings)["fingerprint"]
+    assert second != first["fingerprint"]
+    (elsewhere / "x.csv").write_text("a")
+    (data / "b.csv").symlink_to(elsewhere / "x.csv")
+    third, stat = record.describe_dataset(settings)["fingerprint"], (elsewhere / "x.csv").stat()
+    (elsewhere / "x.csv").write_text("b")
+    os.utime(elsewhere / "x.csv", ns=(stat.st_atime_ns, stat.st_mtime_ns))  # same size, same time
+    assert len({second, third, record.describe_dataset(settings)["fingerprint"]}) == 3

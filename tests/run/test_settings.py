@@ -4,6 +4,7 @@ import contextlib
 import os
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from shared import run
@@ -77,6 +78,14 @@ def test_json_holds_plain_values(tmp_path):
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(run.DataError, match="not valid JSON"):
         run.read_json(tmp_path / "x.json")
+
+
+def test_what_a_spreadsheet_takes_for_a_formula_gets_an_apostrophe(tmp_path):
+    words = ["=1+1", "+x", "-x", "@x", "-1.5", "+2e-3", "x=1", ""]
+    run.write_csv(tmp_path / "x.csv", pd.DataFrame({"a": words, "n": range(8)}))
+    read = pd.read_csv(tmp_path / "x.csv", dtype=str, keep_default_na=False)
+    assert list(read.a) == ["'=1+1", "'+x", "'-x", "'@x", *words[4:]]
+    assert list(run.plain_words(read).a) == words
 
 
 def test_an_error_is_one_line():

@@ -8,10 +8,10 @@ import pandas as pd
 
 from shared.data.readers import cbis_ddsm, cbis_dicom, ddsm_tfrecord, demo, mini_mias, npz_folders, png_npz
 from shared.data.readers.common import Dataset
-from shared.data.readers.demo import provide_demo
+from shared.data.readers.demo import provide_demo, score_ideal_observer
 from shared.run import EXCLUDED, DataError, UsageError
 
-__all__ = ["FAMILIES", "READERS", "Dataset", "check_layout_name", "load_layout", "provide_demo"]
+__all__ = ["FAMILIES", "READERS", "Dataset", "check_layout_name", "load_layout", "provide_demo", "score_ideal_observer"]
 
 READERS = {
     "demo": demo.load,

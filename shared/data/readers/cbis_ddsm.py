@@ -3,7 +3,6 @@
 Source: Lee et al., Sci Data 2017;4:170177, doi 10.7937/K9/TCIA.2016.7O02S9CY (CC BY 3.0).
 """
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from shared.data import decoding
 from shared.data.readers import cbis_series, common
 from shared.data.readers.common import Dataset
 from shared.run import PATHOLOGIES, DataError
@@ -141,7 +141,7 @@ def read_roles(data_dir: Path) -> dict[str, str]:
 
 def join_files(cases: pd.DataFrame, find: Callable[[Any], tuple[str, str, str]]) -> pd.DataFrame:
     """Add `full_path`, `crop_path` and `mask_path` ("" where not on disk), as `find` gives them for a row of cases."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(decoding.READERS) as pool:
         found = list(pool.map(find, cases.itertuples(index=False)))
     return cases.assign(**dict(zip(("full_path", "crop_path", "mask_path"), zip(*found, strict=True), strict=True)))
 
