@@ -215,7 +215,9 @@ def expose(rng: Generator, body: Generator, signal: np.ndarray, how: Acquisition
     """Turn the signal into brightness on film: blur, tone curve, grain, dust."""
     gain = float(np.clip(np.exp(rng.normal(0, how.contrast)), 0.4, 2.0))  # about the grey of tissue
     image: np.ndarray = cv2.GaussianBlur(signal, (0, 0), how.blur)
-    image = np.clip(image + (gain - 1) * (image - 0.42) * np.minimum(5 * image, 1), 0, 1)  # air stays black
+    image = np.maximum(image + (gain - 1) * (image - 0.42) * np.minimum(5 * image, 1), 0)  # air stays black
+    above = np.maximum(image - 0.7, 0)
+    image -= above * above / (above + 0.3)  # the shoulder of the film: nothing burns out
     image = image + body.uniform(*how.curve) * image * (1 - image)
     noise = rng.standard_normal((512, 512), dtype=np.float32)
     noise = how.grain_mix * noise + (2 - how.grain_mix) * cv2.GaussianBlur(noise, (0, 0), 0.9)
