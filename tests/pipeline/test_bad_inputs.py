@@ -57,7 +57,7 @@ TABLE = [
     ("predict a.png --model good.keras --out /proc/x.csv", "cannot be written"),
     ("predict a.png --model good.keras --out ~nosuchuser/x", "no usable path"),
     ("export --model good.keras --out file", "no folder"), ("export --model good.keras", "no data/images.npy"),
-    ("bench --quick --out fifo", "no regular file"),
+    ("bench --quick --out fifo", "no regular file"), ("bench --only speed", "is not one of mammogram"),
 ]  # fmt: skip
 
 
