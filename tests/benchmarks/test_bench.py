@@ -10,13 +10,10 @@ from pipeline import __main__
 from shared import data
 
 
-def test_a_childs_memory_is_seen():
+def test_a_childs_memory_is_seen_and_its_error_told():
     child = measure.in_child(np.ones, shape=10_000_000)
     assert child.result.nbytes == 80_000_000
     assert child.peak_mb - child.start_mb > 70
-
-
-def test_a_childs_error_is_told():
     with pytest.raises(json.JSONDecodeError):
         measure.in_child(json.loads, s="{")
 

@@ -30,23 +30,13 @@ def example():
     return labels, np.round(scores, 2), patients  # rounded, so that there are ties
 
 
-def test_summarise_equals_scikit_learn(example):
+def test_summarise_gives_what_the_recomputation_of_a_run_leaves_out(example):
     labels, scores, _ = example
-    called = scores >= 0.55
-    found = metrics.summarise(labels, scores, threshold=0.55)
-    names = ("accuracy", "balanced_accuracy", "precision", "recall", "f1")
-    expected = {name: getattr(sk, f"{name}_score")(labels, called) for name in names} | {
-        "n": len(labels), "prevalence": labels.mean(), "threshold": 0.55, "sensitivity": called[labels == 1].mean(),
-        "specificity": 1 - called[labels == 0].mean(), "mcc": np.corrcoef(labels, called)[0, 1],
-        "auc": stats.mannwhitneyu(scores[labels == 1], scores[labels == 0]).statistic / (120 * 120),
-        "average_precision": sk.average_precision_score(labels, scores), "brier": np.mean((scores - labels) ** 2),
-        "ece": metrics.expected_calibration_error(labels, scores),
-    }  # fmt: skip
+    called, found = scores >= 0.55, metrics.summarise(labels, scores, threshold=0.55)
     counts = sk.confusion_matrix(labels, called).ravel().tolist()
     assert found["confusion"] == dict(zip(("tn", "fp", "fn", "tp"), counts, strict=True))
-    assert found.keys() - {"confusion"} == expected.keys()
-    for name, value in expected.items():
-        assert found[name] == pytest.approx(value, abs=1e-12), name
+    assert (found["n"], found["threshold"]) == (len(labels), 0.55)
+    assert found["mcc"] == pytest.approx(np.corrcoef(labels, called)[0, 1])
 
 
 @pytest.mark.filterwarnings("error")
@@ -67,13 +57,10 @@ def test_one_class_gives_nan_without_warning(label):
             refuse(labels, scores)
 
 
-@pytest.mark.parametrize(
-    ("labels", "scores", "message"),
-    [
-        ([0, 1], [0.5], "one score for each label"), ([], [], "no images"), ([0, 2], [0.1, 0.2], "labels other than"),
-        ([0, 1], [0.1, np.nan], "1 scores are not finite"), ([0, 1], [0.1, 1.5], "no probabilities"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("labels", "scores", "message"), [
+    ([0, 1], [0.5], "one score for each label"), ([], [], "no images"), ([0, 2], [0.1, 0.2], "labels other than"),
+    ([0, 1], [0.1, np.nan], "1 scores are not finite"), ([0, 1], [0.1, 1.5], "no probabilities"),
+])  # fmt: skip
 def test_unusable_input_is_named(labels, scores, message):
     with pytest.raises(ValueError, match=message):
         metrics.summarise(labels, scores, threshold=0.5)
@@ -298,20 +285,14 @@ def test_paired_differences_table(example):
 
 
 def test_a_lesion_averages_its_views_and_a_case_takes_its_highest_lesion_and_its_worst_label():
-    columns = ["patient_id", "side", "lesion", "label", "score"]
     views = pd.DataFrame(
         [("P1", "LEFT", "a", 0, 0.2), ("P1", "LEFT", "a", 0, 0.8), ("P1", "LEFT", "b", 1, 0.1),
          ("P1", "LEFT", "b", 1, 0.5), ("P1", "RIGHT", "", 0, 0.9), ("P2", "", "", 0, 0.1), ("P2", np.nan, "", 0, 0.3)],
-        columns=columns,
+        columns=["patient_id", "side", "lesion", "label", "score"],
     )  # fmt: skip
-    rows = [
-        ("P1", "LEFT", "a", 0, 0.5),
-        ("P1", "LEFT", "b", 1, 0.3),
-        ("P1", "RIGHT", "", 0, 0.9),
-        ("P2", "", "", 0, 0.2),
-    ]
-    expected = pd.DataFrame(rows, columns=columns)
-    pd.testing.assert_frame_equal(metrics.lesion_table(views), expected, check_dtype=False)
+    lesions = metrics.lesion_table(views)
+    assert lesions.score.tolist() == pytest.approx([0.5, 0.3, 0.9, 0.2])
+    assert (lesions.lesion.tolist(), lesions.label.tolist()) == (["a", "b", "", ""], [0, 1, 0, 0])
     cases = [("P1", "LEFT", 1, 0.5), ("P1", "RIGHT", 0, 0.9), ("P2", "", 0, 0.2)]
     expected = pd.DataFrame(cases, columns=["patient_id", "side", "label", "score"])
     pd.testing.assert_frame_equal(metrics.case_table(views), expected, check_dtype=False)

@@ -152,7 +152,7 @@ def test_record_files_and_fresh_kernels_of_a_run(tmp_path, write_notebook):
     assert executed.metadata.papermill.output_path == "01_first.ipynb"
 
 
-def test_failed_cell(tmp_path, write_notebook):
+def test_a_failed_cell_and_a_kernel_that_dies(tmp_path, write_notebook):
     write_notebook("01_first", counting("a"))
     write_notebook("02_second", "x = 1", "# divide\n1 / 0", counting("b"))
     failure = r"cell In \[4\] \(`1 / 0`\): ZeroDivisionError: division by zero"
@@ -166,17 +166,14 @@ def test_failed_cell(tmp_path, write_notebook):
     states = [content["status"], *(stage["status"] for stage in content["stages"].values())]
     assert states == ["failed", "done", "failed"]
     assert "division by zero" in (tmp_path / "run/index.html").read_text()
+    write_notebook("02_second", "import os; os._exit(3)")
+    with pytest.raises(execution.NotebookError, match=r"02_second\.ipynb: .*died"):
+        run(tmp_path, ("EPOCHS", "1"))
+    assert read_record(tmp_path)["status"] == "failed"
     write_notebook("02_second", counting("b"))
     run(tmp_path, ("EPOCHS", "1"))
     assert counts(tmp_path) == "ab"
     assert not caught.value.where.exists()
-
-
-def test_a_kernel_that_dies(tmp_path, write_notebook):
-    write_notebook("01_first", "import os; os._exit(3)")
-    with pytest.raises(execution.NotebookError, match=r"01_first\.ipynb: .*died"):
-        run(tmp_path)
-    assert read_record(tmp_path)["status"] == "failed"
 
 
 def test_the_committed_notebooks_are_renewed_in_place(tmp_path, write_notebook, monkeypatch):
