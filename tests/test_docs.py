@@ -1,9 +1,12 @@
 """The examples of the documentation run, and its links lead somewhere."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+
+from pipeline.__main__ import build_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -28,10 +31,6 @@ def test_examples_of_the_technical_documentation_run(number):
 
 def test_documented_commands_parse():
     """Every `python -m pipeline …` of the pages names a command and options that exist."""
-    import shlex
-
-    from pipeline.__main__ import build_parser
-
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     commands = re.findall(r"python -m pipeline ([^`\n#…]*)[`\n#]", text)
     assert len(commands) > 8

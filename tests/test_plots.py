@@ -55,7 +55,7 @@ def test_roc_curves_show_their_area_and_the_bands_asked_for():
     assert HEX(axis.collections[0].get_facecolor()[0]) == plots.MODEL_COLOURS["birads"].lower()
 
 
-def test_forest_has_a_row_a_label_and_a_colour_a_kind():
+def test_forest_has_a_row_a_label_a_colour_a_kind_and_the_parts_of_a_label_side_by_side():
     table = pd.DataFrame({"model": ["clinical_both", "small_cnn", "birads"], "auc": [0.9, 0.8, 0.7]})
     table = table.assign(auc_low=table.auc - 0.1, auc_high=table.auc + 0.1)
     axis = plots.plot_forest(table).axes[0]
@@ -63,15 +63,11 @@ def test_forest_has_a_row_a_label_and_a_colour_a_kind():
     colours = [HEX(line.get_color()) for line in axis.lines if line.get_marker() == "o"]
     assert colours == [colour.lower() for colour in (plots.ORANGE, plots.COLOURS[0], plots.GREY)]
     assert axis.get_ylim()[0] > axis.get_ylim()[1]  # first at the top
-
-
-def test_grouped_forest_puts_the_parts_of_a_label_side_by_side():
-    table = pd.DataFrame({"protocol": ["a", "a", "b", "b"], "model": ["x", "y"] * 2, "auc": [0.6, 0.7, 0.8, 0.9]})
-    table = table.assign(auc_low=table.auc - 0.1, auc_high=table.auc + 0.1)
-    axis = plots.plot_forest(table, label="protocol", group="model").axes[0]
+    twice = pd.concat([table[:2].assign(protocol=name) for name in "ab"])
+    axis = plots.plot_forest(twice, label="protocol", group="model").axes[0]
     lines = [line for line in axis.lines if line.get_marker() == "o"]
     assert [float(line.get_ydata()[0]) for line in lines] == [-0.15, 0.15, 0.85, 1.15]
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["x", "y"]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == list(table.model[:2])
 
 
 def test_localisation_draws_references_in_grey():

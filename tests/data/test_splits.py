@@ -82,7 +82,7 @@ def test_pictures_that_stand_twice():
     assert len(report["label_conflicts"]) == 2
 
 
-def test_a_split_without_a_class_is_refused():
+def test_a_split_without_a_class_patients_or_images_is_refused():
     manifest = two_views(60, test=20)
     manifest.loc[manifest.official_split == "test", "label"] = 0
     with pytest.raises(DataError, match=r"test split .* none of class 1"):
@@ -90,6 +90,8 @@ def test_a_split_without_a_class_is_refused():
     one = make_manifest([0, 0, 0, 0], [0, 1, 0, 1])
     with pytest.raises(DataError, match="patients are too few"):
         splits.assign_splits(one, statistics_of(one))
+    with pytest.raises(DataError, match=r"none of the 120 images can be used, e\.g\. because of: broken"):
+        splits.assign_splits(two_views(60), statistics_of(manifest, problem="broken"))
 
 
 def test_the_same_seed_gives_the_same_split():
@@ -126,9 +128,3 @@ def test_group_folds_share_out_the_rows_once(by_group):
         assert labels[part].mean() == pytest.approx(0.5, abs=0.1)
     with pytest.raises(DataError, match="2 patients are too few"):
         splits.group_folds(labels, groups, np.arange(6), count=3, seed=1)
-
-
-def test_no_usable_image_is_said_with_a_reason():
-    manifest = two_views(10)
-    with pytest.raises(DataError, match=r"none of the 20 images can be used, e\.g\. because of: broken"):
-        splits.assign_splits(manifest, statistics_of(manifest, problem="broken"))

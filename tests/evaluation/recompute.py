@@ -81,7 +81,8 @@ def check(run_dir, draws=800):
             "accuracy": np.mean(called == labels), "sensitivity": called[labels == 1].mean(),
             "specificity": 1 - called[labels == 0].mean(), "case_auc": case_auc(test),
             "f1": sk.f1_score(labels, called), "prevalence": labels.mean(), "brier": np.mean((risk - labels) ** 2),
-            "precision": sk.precision_score(labels, called, zero_division=0),
+            "precision": sk.precision_score(labels, called, zero_division=0), "recall": sk.recall_score(labels, called),
+            "balanced_accuracy": sk.balanced_accuracy_score(labels, called),
             "val_auc": sk.roc_auc_score(held.label, held.score),
             "ece": sum(abs((labels - risk)[tenth == k].sum()) for k in range(10)) / len(risk),
         }.items():  # fmt: skip

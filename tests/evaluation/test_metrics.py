@@ -30,23 +30,13 @@ def example():
     return labels, np.round(scores, 2), patients  # rounded, so that there are ties
 
 
-def test_summarise_equals_scikit_learn(example):
+def test_summarise_gives_what_the_recomputation_of_a_run_leaves_out(example):
     labels, scores, _ = example
-    called = scores >= 0.55
-    found = metrics.summarise(labels, scores, threshold=0.55)
-    names = ("accuracy", "balanced_accuracy", "precision", "recall", "f1")
-    expected = {name: getattr(sk, f"{name}_score")(labels, called) for name in names} | {
-        "n": len(labels), "prevalence": labels.mean(), "threshold": 0.55, "sensitivity": called[labels == 1].mean(),
-        "specificity": 1 - called[labels == 0].mean(), "mcc": np.corrcoef(labels, called)[0, 1],
-        "auc": stats.mannwhitneyu(scores[labels == 1], scores[labels == 0]).statistic / (120 * 120),
-        "average_precision": sk.average_precision_score(labels, scores), "brier": np.mean((scores - labels) ** 2),
-        "ece": metrics.expected_calibration_error(labels, scores),
-    }  # fmt: skip
+    called, found = scores >= 0.55, metrics.summarise(labels, scores, threshold=0.55)
     counts = sk.confusion_matrix(labels, called).ravel().tolist()
     assert found["confusion"] == dict(zip(("tn", "fp", "fn", "tp"), counts, strict=True))
-    assert found.keys() - {"confusion"} == expected.keys()
-    for name, value in expected.items():
-        assert found[name] == pytest.approx(value, abs=1e-12), name
+    assert (found["n"], found["threshold"]) == (len(labels), 0.55)
+    assert found["mcc"] == pytest.approx(np.corrcoef(labels, called)[0, 1])
 
 
 @pytest.mark.filterwarnings("error")
@@ -67,13 +57,10 @@ def test_one_class_gives_nan_without_warning(label):
             refuse(labels, scores)
 
 
-@pytest.mark.parametrize(
-    ("labels", "scores", "message"),
-    [
-        ([0, 1], [0.5], "one score for each label"), ([], [], "no images"), ([0, 2], [0.1, 0.2], "labels other than"),
-        ([0, 1], [0.1, np.nan], "1 scores are not finite"), ([0, 1], [0.1, 1.5], "no probabilities"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("labels", "scores", "message"), [
+    ([0, 1], [0.5], "one score for each label"), ([], [], "no images"), ([0, 2], [0.1, 0.2], "labels other than"),
+    ([0, 1], [0.1, np.nan], "1 scores are not finite"), ([0, 1], [0.1, 1.5], "no probabilities"),
+])  # fmt: skip
 def test_unusable_input_is_named(labels, scores, message):
     with pytest.raises(ValueError, match=message):
         metrics.summarise(labels, scores, threshold=0.5)
@@ -144,10 +131,13 @@ def resample(labels, scores, patients, *, draws, seed):
     return np.array(areas)
 
 
-def test_vectorised_bootstrap_equals_resampled_patients(example):
+def test_vectorised_bootstrap_equals_resampled_patients_whatever_the_chunk(example, monkeypatch):
     labels, scores, patients = example
     areas = resample(labels, scores, patients, draws=60, seed=3)
-    found = intervals.bootstrap_interval(labels, scores, patients, draws=60, seed=3)
+    found, seeded = (intervals.bootstrap_interval(labels, scores, patients, draws=60, seed=seed) for seed in (3, 4))
+    assert found != seeded
+    monkeypatch.setattr(intervals, "CELLS", 1000)
+    assert intervals.bootstrap_interval(labels, scores, patients, draws=60, seed=3) == found
     error = areas.std(ddof=1) / (found.value * (1 - found.value))
     limits = special.expit(special.logit(found.value) + np.array([-1, 1]) * stats.norm.ppf(0.975) * error)
     assert (found.low, found.high) == pytest.approx(tuple(limits), abs=1e-12)
@@ -168,27 +158,15 @@ def test_bootstrap_of_means_leaves_out_what_is_unknown():
     assert np.isnan(third.value)
 
 
-def test_bootstrap_is_the_same_for_a_seed_whatever_the_chunk(example, monkeypatch):
-    labels, scores, patients = example
-    whole = intervals.bootstrap_interval(labels, scores, patients, draws=200, seed=9)
-    monkeypatch.setattr(intervals, "CELLS", 1000)
-    assert intervals.bootstrap_interval(labels, scores, patients, draws=200, seed=9) == whole
-    assert intervals.bootstrap_interval(labels, scores, patients, draws=200, seed=10) != whole
-
-
-def test_perfect_scores_and_few_patients_are_bracketed():
+def test_perfect_scores_and_few_patients_are_bracketed_and_intervals_say_where_zero_is():
+    assert str(intervals.Interval(0.75, 0.7, 0.8)) == "0.750 [0.700, 0.800]"
+    assert [intervals.Interval(0.1, low, 0.2).excludes_zero for low in (0.01, -0.01)] == [True, False]
     labels = np.array([0, 0, 1, 1])
     assert intervals.bootstrap_interval(labels, labels * 0.8, list("abcd"), draws=500).low == 1
     few = intervals.bootstrap_interval([0, 1, 1], [0.2, 0.1, 0.9], [1, 2, 3], draws=500)
     assert few.low <= few.value <= few.high
     with pytest.raises(ValueError, match="3 patients or groups for 4 images"):
         intervals.bootstrap_interval(labels, labels, [1, 2, 3])
-
-
-def test_text_of_an_interval():
-    assert str(intervals.Interval(0.75, 0.7, 0.8)) == "0.750 [0.700, 0.800]"
-    assert intervals.Interval(0.1, 0.01, 0.2).excludes_zero
-    assert not intervals.Interval(0.1, -0.01, 0.2).excludes_zero
 
 
 def test_interval_covers_the_known_auc():
@@ -307,20 +285,14 @@ def test_paired_differences_table(example):
 
 
 def test_a_lesion_averages_its_views_and_a_case_takes_its_highest_lesion_and_its_worst_label():
-    columns = ["patient_id", "side", "lesion", "label", "score"]
     views = pd.DataFrame(
         [("P1", "LEFT", "a", 0, 0.2), ("P1", "LEFT", "a", 0, 0.8), ("P1", "LEFT", "b", 1, 0.1),
          ("P1", "LEFT", "b", 1, 0.5), ("P1", "RIGHT", "", 0, 0.9), ("P2", "", "", 0, 0.1), ("P2", np.nan, "", 0, 0.3)],
-        columns=columns,
+        columns=["patient_id", "side", "lesion", "label", "score"],
     )  # fmt: skip
-    rows = [
-        ("P1", "LEFT", "a", 0, 0.5),
-        ("P1", "LEFT", "b", 1, 0.3),
-        ("P1", "RIGHT", "", 0, 0.9),
-        ("P2", "", "", 0, 0.2),
-    ]
-    expected = pd.DataFrame(rows, columns=columns)
-    pd.testing.assert_frame_equal(metrics.lesion_table(views), expected, check_dtype=False)
+    lesions = metrics.lesion_table(views)
+    assert lesions.score.tolist() == pytest.approx([0.5, 0.3, 0.9, 0.2])
+    assert (lesions.lesion.tolist(), lesions.label.tolist()) == (["a", "b", "", ""], [0, 1, 0, 0])
     cases = [("P1", "LEFT", 1, 0.5), ("P1", "RIGHT", 0, 0.9), ("P2", "", 0, 0.2)]
     expected = pd.DataFrame(cases, columns=["patient_id", "side", "label", "score"])
     pd.testing.assert_frame_equal(metrics.case_table(views), expected, check_dtype=False)

@@ -92,13 +92,18 @@ def test_an_independent_recomputation_of_a_run_agrees(prepared):
     assert sum("Holm" in line for line in check(run_dir, draws=40)) == 3
 
 
-def test_every_held_out_image_needs_a_score(prepared):
+def test_every_held_out_image_needs_a_score_and_every_table_its_columns(prepared):
     scores = scores_of(prepared)
     scores[prepared.rows("test")[3]] = np.nan
     with pytest.raises(ValueError, match="79 scores for 80 test images"):
         evaluation.evaluate(prepared, "m", scores)
     with pytest.raises(ValueError, match="probabilities"):
         evaluation.evaluate(prepared, "m", scores_of(prepared) * 3)
+    run_dir = prepared.settings.run_dir
+    write_csv(run_dir / "results/predictions/m.csv", pd.DataFrame({"image_id": ["a"], "score": [0.5]}))
+    for name, error, words in (("m", DataError, "no column patient_id"), ("n", FileNotFoundError, "run the notebook")):
+        with pytest.raises(error, match=words):
+            evaluation.load_predictions(run_dir, name)
 
 
 def test_baselines(prepared):
@@ -122,13 +127,6 @@ def test_results_of_another_split_stay_out_of_the_table(prepared):
     evaluation.evaluate(prepared, "new", scores_of(prepared))
     assert evaluation.load_table(prepared.settings.run_dir).model.tolist() == ["new"]
     assert list(evaluation.load_results(prepared.settings.run_dir)) == ["new"]
-
-
-def test_unusable_predictions_are_refused(tmp_path):
-    write_csv(tmp_path / "results/predictions/m.csv", pd.DataFrame({"image_id": ["a"], "score": [0.5]}))
-    for name, error, words in (("m", DataError, "no column patient_id"), ("n", FileNotFoundError, "run the notebook")):
-        with pytest.raises(error, match=words):
-            evaluation.load_predictions(tmp_path, name)
 
 
 def test_external_validation_wants_other_patients_and_pictures_and_applies_saved_networks_unchanged(tmp_path):

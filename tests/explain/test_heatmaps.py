@@ -168,7 +168,7 @@ def test_layers_added_one_by_one_are_on_the_way_to_the_output(linear_network):
     np.testing.assert_allclose(explain.heatmap(network, IMAGES), explain.heatmap(linear_network, IMAGES), atol=1e-6)
 
 
-def test_networks_that_cannot_be_explained_are_refused_in_one_line():
+def test_networks_that_cannot_be_explained_and_wrong_use_are_refused_in_one_line(linear_network):
     inputs = keras.Input((8, 8, 1))
     stem = keras.layers.Conv2D(3, 3, name="stem")(inputs)
     pooled = keras.layers.GlobalMaxPooling2D()(stem)
@@ -178,30 +178,23 @@ def test_networks_that_cannot_be_explained_are_refused_in_one_line():
     pools = [keras.layers.GlobalMaxPooling2D()(inner(outer)), keras.layers.GlobalAveragePooling2D()(inner(outer))]
     hidden = keras.layers.Dense(3)(keras.layers.GlobalMaxPooling2D()(inner(outer)))
     shortcut = keras.ops.add(hidden, keras.layers.Dense(3)(hidden))  # no layer, so the chain alone would pass it over
-    for match, network in [
-        ("one input, one output", keras.Model(inputs, [one, two])),
-        ("one input, one output", keras.Sequential([keras.layers.Conv2D(2, 3), keras.layers.Flatten()])),
-        ("that of a Dense or Activation", keras.Model(inputs, keras.ops.sigmoid(one))),
-        ("that of a Dense or Activation", keras.Model(inputs, keras.layers.Softmax()(one))),
-        ("chain", keras.Model(outer, keras.layers.Dense(1)(keras.layers.Concatenate()(pools)))),
-        ("chain", keras.Model(outer, keras.layers.Dense(1)(shortcut))),
-    ]:
-        with pytest.raises(UsageError, match=match):
-            explain.heatmap(network, SMALL)
-    assert explain.heatmap(keras.Model(inputs, one), SMALL).shape == (2, 8, 8)
-
-
-def test_wrong_use_is_refused(linear_network):
     dense_only = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(1)])
     for match, network, shown, options in [
+        ("one input, one output", keras.Model(inputs, [one, two]), SMALL, {}),
+        ("one input, one output", keras.Sequential([keras.layers.Conv2D(2, 3), keras.layers.Flatten()]), SMALL, {}),
+        ("that of a Dense or Activation", keras.Model(inputs, keras.ops.sigmoid(one)), SMALL, {}),
+        ("that of a Dense or Activation", keras.Model(inputs, keras.layers.Softmax()(one)), SMALL, {}),
+        ("chain", keras.Model(outer, keras.layers.Dense(1)(keras.layers.Concatenate()(pools))), SMALL, {}),
+        ("chain", keras.Model(outer, keras.layers.Dense(1)(shortcut)), SMALL, {}),
+        ("no feature map", dense_only, IMAGES, {}),
+        ("shape", linear_network, IMAGES[0], {}),
         ("method: 'magic' is not one of gradcam", linear_network, IMAGES, {"method": "magic"}),
         ("target: 'benign'", linear_network, IMAGES, {"target": "benign"}),
-        ("shape", linear_network, IMAGES[0], {}),
         ("stride", linear_network, IMAGES, {"method": "occlusion", "options": explain.MapOptions(window=2, stride=3)}),
-        ("no feature map", dense_only, IMAGES, {}),
     ]:
         with pytest.raises(UsageError, match=match):
             explain.heatmap(network, shown, **options)
+    assert explain.heatmap(keras.Model(inputs, one), SMALL).shape == (2, 8, 8)
 
 
 def test_randomising_starts_at_the_output_and_goes_down():

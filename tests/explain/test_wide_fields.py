@@ -81,10 +81,9 @@ def test_the_lesion_lies_inside_and_off_centre_wherever_it_is(centre, spread):
     assert (np.ptp(places[:, :2], axis=0) >= spread).all()
 
 
-def test_a_field_grows_with_a_lesion_that_does_not_fit_and_stops_at_the_image():
-    random = np.random.default_rng(0)
-    assert wide_fields.place_around(disc((150, 110), 60), side=90, random=random)[2] == int(1.25 * 121)
-    assert wide_fields.place_around(disc((150, 110), 108), side=90, random=random)[2] == WIDTH
+@pytest.mark.parametrize(("radius", "side"), [(60, int(1.25 * 121)), (108, WIDTH)])
+def test_a_field_grows_with_a_lesion_that_does_not_fit_and_stops_at_the_image(radius, side):
+    assert wide_fields.place_around(disc((150, 110), radius), side=90, random=np.random.default_rng(0))[2] == side
 
 
 def test_normal_tissue_resembles_the_field_of_the_lesion_in_its_share_of_breast(crops):

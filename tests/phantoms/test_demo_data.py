@@ -56,12 +56,6 @@ def crops(cbis, cases):
     return found
 
 
-@pytest.fixture
-def draw(tmp_path):
-    """A function that writes a data set in one process: draw("npz", 6) -> its folder."""
-    return lambda name, count: write_demo_data(tmp_path / name, layout=name, patients=count, n_jobs=1, progress=False)
-
-
 @pytest.mark.parametrize("layout", ["cbis-ddsm", "png-npz"])
 def test_a_seed_gives_its_bytes_whatever_the_processes_and_another_seed_or_hospital_others(tmp_path, layout):
     def draw(**options):
@@ -204,9 +198,9 @@ def test_the_oracle_lies_beside_the_data_and_not_in_the_case_files(cbis, cases):
         score_ideal_observer(cbis, ["x"])
 
 
-def test_ddsm_tfrecord(draw):
+def test_ddsm_tfrecord(tmp_path):
     tf = load_tensorflow()
-    out = draw("ddsm-tfrecord", 12)
+    out = write_demo_data(tmp_path / "out", layout="ddsm-tfrecord", patients=12, n_jobs=1, progress=False)
     files, labels = [str(out / f"training10_{i}/training10_{i}.tfrecords") for i in range(5)], []
     for raw in tf.data.TFRecordDataset(files).as_numpy_iterator():
         feature = tf.train.Example.FromString(raw).features.feature
@@ -221,8 +215,8 @@ def test_ddsm_tfrecord(draw):
         assert set(codes) <= kinds
 
 
-def test_mini_mias(draw):
-    out = draw("mini-mias", 5)
+def test_mini_mias(tmp_path):
+    out = write_demo_data(tmp_path / "out", layout="mini-mias", patients=5, n_jobs=1, progress=False)
     assert len(list(out.glob("mdb*.pgm"))) == 10
     lines = [line.split() for line in (out / "Info.txt").read_text().splitlines()]
     assert {line[0] for line in lines} == {path.stem for path in out.glob("*.pgm")}

@@ -15,7 +15,8 @@ from pipeline import __main__, record
 from shared.run import TABLE_COLUMNS, write_json
 
 SIDE = 32
-P = "run -p "
+P, MODEL, OUT = "run -p ", "predict a.png --model ", "predict a.png --model good.keras --out "
+MINE = "holds files, but no run of this series"
 TABLE = [
     (P + "EPOCS 3", "did you mean EPOCHS"), (P + "epochs 3", "did you mean EPOCHS"), (P + "QQQ 3", "known are"),
     (P + "EPOCHS 3.5", "not of type int"), (P + "EPOCHS True", "not of type int"),
@@ -33,31 +34,27 @@ TABLE = [
     ("run --dataset cbis-ddsm --data-dir one_class", "only one class"),
     ("run --run-dir ~nosuchuser/x", "no usable path.*home directory"), ("run --run-dir file/run", "cannot be written"),
     ("run --run-dir fifo", "cannot be written"), ("run --run-dir /", "give a folder of its own"),
-    ("run --run-dir notebooks/..", "holds files, but no run of this series"),
-    ("run --run-dir mine", "holds files, but no run of this series"),
-    ("run --run-dir mine --force", "holds files, but no run of this series"), ("run --weights nothing.h5", "no file"),
+    ("run --run-dir notebooks/..", MINE), ("run --run-dir mine", MINE), ("run --run-dir mine --force", MINE),
+    ("run --weights nothing.h5", "no file"),
     ("run --weights ~nosuchuser/w.h5", "no usable path"), ("run --weights vgg16=file", "file: .*not an HDF5 file"),
     ("run --weights vgg16=mine", "no file"), ("demo-data --out file", "no folder"),
     ("demo-data --out new --layout xyz", "layout"), ("demo-data --out new --patients -1", "patients"),
-    ("demo-data --out /proc/x", "cannot be written"), ("predict a.png --model no.keras", "no such file"),
-    ("predict a.png --model fifo", "no such file"), ("predict a.png --model mine/run.json", "not a Keras model"),
-    ("predict a.png --model unbuilt.keras", "cannot be run|not a Keras model"),
-    ("predict a.png --model linear.keras", "linear.keras: .* no probability; end it in a sigmoid"),
-    ("predict a.png --model nan.keras", "none of 1 images has a score.*no number"),
-    ("predict a.png --model r/models/list.keras", "not as a run writes them"),
-    ("predict a.png --model r/models/dots.keras", "not as a run writes them"),
-    ("predict a.png --model good.keras --threshold 7", "not between 0 and 1"),
+    ("demo-data --out /proc/x", "cannot be written"), (MODEL + "no.keras", "no such file"),
+    (MODEL + "fifo", "no such file"), (MODEL + "mine/run.json", "not a Keras model"),
+    (MODEL + "unbuilt.keras", "cannot be run|not a Keras model"),
+    (MODEL + "linear.keras", "linear.keras: .* no probability; end it in a sigmoid"),
+    (MODEL + "nan.keras", "none of 1 images has a score.*no number"),
+    (MODEL + "r/models/list.keras", "not as a run writes them"),
+    (MODEL + "r/models/dots.keras", "not as a run writes them"),
+    (MODEL + "good.keras --threshold 7", "not between 0 and 1"),
     ("predict fifo --model good.keras", "fifo: no such file or folder"),
     ("predict avif.png --model good.keras", "avif.png: not an image"),
     ("predict dds.png --model good.keras", "dds.png: not an image"),
     ("predict liar.jpg --model good.keras", "liar.jpg: (cannot be decoded|more than)"),
-    ("predict a.png --model good.keras --out /dev/null", "no regular file"),
-    ("predict a.png --model good.keras --out fifo", "no regular file"),
-    ("predict a.png --model good.keras --out mine", "no regular file"),
-    ("predict a.png --model good.keras --out /proc/x.csv", "cannot be written"),
-    ("predict a.png --model good.keras --out ~nosuchuser/x", "no usable path"),
+    (OUT + "/dev/null", "no regular file"), (OUT + "fifo", "no regular file"), (OUT + "mine", "no regular file"),
+    (OUT + "/proc/x.csv", "cannot be written"), (OUT + "~nosuchuser/x", "no usable path"),
     ("export --model good.keras --out file", "no folder"), ("export --model good.keras", "no data/images.npy"),
-    ("bench --quick --out fifo", "no regular file"),
+    ("bench --quick --out fifo", "no regular file"), ("bench --only speed", "is not one of mammogram"),
 ]  # fmt: skip
 
 

@@ -5,7 +5,6 @@ By hand, half an hour with the real notebooks on the demo data: MAMMO_KILL_RUNS=
 
 import contextlib
 import functools
-import json
 import os
 import random
 import signal
@@ -20,10 +19,11 @@ import pytest
 
 from pipeline import __main__
 from shared.evaluation import load_table
-from shared.run import project_root
+from shared.run import project_root, read_json
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
+READ = {".json": read_json, ".ipynb": read_json, ".csv": pd.read_csv, ".npy": np.load}
 KILLS = int(os.environ.get("MAMMO_KILL_RUNS", 0))
 PREPARE = """
 from shared import data, evaluation, run
@@ -95,12 +95,10 @@ def check_whole(run_dir):
     for path in run_dir.rglob("*"):
         if path.name.startswith(".") or path.is_dir():
             continue
-        if path.suffix in (".json", ".ipynb"):
-            json.loads(path.read_text(encoding="utf-8"))
-        elif path.suffix in (".csv", ".npy"):
-            (pd.read_csv if path.suffix == ".csv" else np.load)(path)
-        elif path.suffix == ".html":
+        if path.suffix == ".html":
             assert path.read_text(encoding="utf-8").rstrip().endswith("</html>"), path
+        elif path.suffix in READ:
+            READ[path.suffix](path)
 
 
 def results(run_dir):
@@ -135,7 +133,7 @@ def test_killed_at_any_moment_a_run_ends_as_if_undisturbed(tmp_path, command, ca
     assert last.wait() == 0, last.stderr.read()
     check_whole(run_dir)
     assert results(run_dir) == results(tmp_path / "undisturbed")
-    assert json.loads((run_dir / "run.json").read_text())["status"] == "done"
+    assert read_json(run_dir / "run.json")["status"] == "done"
     assert not list(run_dir.rglob(".part-*"))
 
 
@@ -162,6 +160,6 @@ def test_stopped_by_the_user_it_ends_at_once_with_its_kernel(tmp_path, write_not
     _, error = process.communicate(timeout=60)
     assert process.returncode == __main__.INTERRUPTED
     assert error.strip() == "interrupted; the same command goes on from here"
-    assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "failed"
+    assert read_json(tmp_path / "run/run.json")["status"] == "failed"
     assert not psutil.wait_procs(kernels, timeout=20)[1]
     assert not list((tmp_path / "run").rglob(".part-*"))

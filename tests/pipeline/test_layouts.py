@@ -1,7 +1,6 @@
 """Every layout goes through notebook 01 by parameters alone, two through the training and the comparison too."""
 
-import csv
-
+import pandas as pd
 import pytest
 
 from phantoms import LAYOUTS as WRITTEN
@@ -33,12 +32,10 @@ def test_layout_runs(layout, tmp_path, monkeypatch, capfd):
     run = ["run", "--dataset", layout, "--data-dir", str(data), "--run-dir", str(tmp_path / "run"), "--profile", "demo"]
     assert main([*run, "--only", *notebooks, *tiny]) == 0, capfd.readouterr().err
     assert (tmp_path / "run/index.html").exists()
-    with (tmp_path / "run/data/manifest.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert {row["source"] for row in rows} == {layout}
-    assert {row["label"] for row in rows if row["split"] == "test"} == {"0", "1"}
+    rows = pd.read_csv(tmp_path / "run/data/manifest.csv")
+    assert set(rows.source) == {layout}
+    assert set(rows.label[rows.split == "test"]) == {0, 1}
     if len(notebooks) > 1:
-        with (tmp_path / "run/results/model_comparison_table.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        assert list(rows[0]) == list(TABLE_COLUMNS)
-        assert {"majority", "mean_intensity", "simple_cnn", "small_cnn"} <= {row["model"] for row in rows}
+        table = pd.read_csv(tmp_path / "run/results/model_comparison_table.csv")
+        assert list(table) == list(TABLE_COLUMNS)
+        assert {"majority", "mean_intensity", "simple_cnn", "small_cnn"} <= set(table.model)

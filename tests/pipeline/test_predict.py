@@ -13,10 +13,11 @@ keras = pytest.importorskip("keras")
 SIZE = 32
 
 
-def mean_model():
-    """A network whose score is the mean grey value over 255."""
-    inputs = keras.Input((SIZE, SIZE, 1))
-    return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs)))
+def network(corner=None):
+    """A network whose score is the mean grey value over 255, or that of one corner."""
+    pixels = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs := keras.Input((SIZE, SIZE, 1))))
+    shown = slice(None) if corner is None else slice(corner, corner + 1)
+    return keras.Model(inputs, keras.ops.mean(pixels[:, shown], axis=1, keepdims=True))
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def run_dir(tmp_path_factory):
     """A run directory with a model, its image steps and its threshold."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "models").mkdir()
-    mean_model().save(folder / "models/mean.keras")
+    network().save(folder / "models/mean.keras")
     steps = {"size": SIZE, "window": "none", "keep_aspect": False, "breast_crop": False}
     write_json(folder / "data/images.json", {"steps": steps})
     write_json(folder / "results/metrics/mean.json", {"threshold": 0.35})
@@ -64,16 +65,9 @@ def test_scores_words_and_problems(run_dir, pictures, tmp_path):
     assert not any("note" in line for line in lines)
 
 
-def corner_model(corner):
-    """A network whose score is one corner's grey value over 255."""
-    inputs = keras.Input((SIZE, SIZE, 1))
-    pixels = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
-    return keras.Model(inputs, pixels[:, corner : corner + 1])
-
-
 def test_a_row_that_averages_files_and_turned_copies_does_so_for_new_images(run_dir, tmp_path):
     for name, corner in (("row", 0), ("row_seed1", SIZE - 1)):
-        corner_model(corner).save(run_dir / f"models/{name}.keras")
+        network(corner).save(run_dir / f"models/{name}.keras")
     metrics = {"threshold": 0.35, "files": ["row", "row_seed1"]}
     picture = np.zeros((SIZE, SIZE), np.uint8)
     picture[0, 0] = 255  # one corner of four
@@ -97,7 +91,7 @@ def test_many_files_come_in_order(run_dir, tmp_path):
 
 
 def test_a_model_alone_says_what_it_assumes(tmp_path, pictures):
-    mean_model().save(tmp_path / "alone.keras")
+    network().save(tmp_path / "alone.keras")
     model = predict.load(tmp_path / "alone.keras")
     assert model.threshold == 0.5
     assert model.class_names == ("class 0", "class 1")
@@ -114,7 +108,7 @@ def test_code_in_a_model_is_refused(tmp_path):
 
 
 def test_other_files_are_no_models(tmp_path):
-    mean_model().save(tmp_path / "whole.keras")
+    network().save(tmp_path / "whole.keras")
     whole = (tmp_path / "whole.keras").read_bytes()
     for content in (b"hello", b"", whole[:-100], whole[:1000] + bytes(200) + whole[1200:]):
         (tmp_path / "broken.keras").write_bytes(content)

@@ -16,19 +16,17 @@ from shared.run import DataError, UsageError, claim_run_dir, project_root, resol
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
-COUNT = """
+
+def counting(name):
+    """Code of a cell that leaves a letter in count.txt each time it is run."""
+    return f"""
 import os, pathlib
 run = pathlib.Path(os.environ["MAMMO_RUN_DIR"])
 (run / "results").mkdir(parents=True, exist_ok=True)
 with (run / "count.txt").open("a") as file:
-    file.write(__NAME__)
-(run / f"results/{__NAME__}.txt").write_text(str(EPOCHS))
+    file.write({name!r})
+(run / "results/{name}.txt").write_text(str(EPOCHS))
 """
-
-
-def counting(name):
-    """Code of a cell that leaves a letter in count.txt each time it is run."""
-    return COUNT.replace("__NAME__", repr(name))
 
 
 @pytest.fixture(autouse=True)
@@ -154,7 +152,7 @@ def test_record_files_and_fresh_kernels_of_a_run(tmp_path, write_notebook):
     assert executed.metadata.papermill.output_path == "01_first.ipynb"
 
 
-def test_failed_cell(tmp_path, write_notebook):
+def test_a_failed_cell_and_a_kernel_that_dies(tmp_path, write_notebook):
     write_notebook("01_first", counting("a"))
     write_notebook("02_second", "x = 1", "# divide\n1 / 0", counting("b"))
     failure = r"cell In \[4\] \(`1 / 0`\): ZeroDivisionError: division by zero"
@@ -168,17 +166,14 @@ def test_failed_cell(tmp_path, write_notebook):
     states = [content["status"], *(stage["status"] for stage in content["stages"].values())]
     assert states == ["failed", "done", "failed"]
     assert "division by zero" in (tmp_path / "run/index.html").read_text()
+    write_notebook("02_second", "import os; os._exit(3)")
+    with pytest.raises(execution.NotebookError, match=r"02_second\.ipynb: .*died"):
+        run(tmp_path, ("EPOCHS", "1"))
+    assert read_record(tmp_path)["status"] == "failed"
     write_notebook("02_second", counting("b"))
     run(tmp_path, ("EPOCHS", "1"))
     assert counts(tmp_path) == "ab"
     assert not caught.value.where.exists()
-
-
-def test_a_kernel_that_dies(tmp_path, write_notebook):
-    write_notebook("01_first", "import os; os._exit(3)")
-    with pytest.raises(execution.NotebookError, match=r"01_first\.ipynb: .*died"):
-        run(tmp_path)
-    assert read_record(tmp_path)["status"] == "failed"
 
 
 def test_the_committed_notebooks_are_renewed_in_place(tmp_path, write_notebook, monkeypatch):
@@ -215,11 +210,9 @@ def test_html_is_self_contained(tmp_path, write_notebook):
 
 def test_values_take_the_type_of_the_default():
     declared = [{"EPOCHS": 0, "LEARNING_RATE": 0.0, "SEEDS": [0], "TASK": "a", "FLAG": False, "X_DIR": ""}]
-    pairs = [("EPOCHS", "3"), ("LEARNING_RATE", "1"), ("SEEDS", "1,2"), ("TASK", "3"), ("FLAG", "True"), ("X_DIR", "y")]
-    values = parameters.parse_parameters(pairs, declared)
-    path = str(Path("y").resolve())
-    assert values == {"EPOCHS": 3, "LEARNING_RATE": 1, "SEEDS": [1, 2], "TASK": "3", "FLAG": True, "X_DIR": path}
-    assert isinstance(values["LEARNING_RATE"], float)
+    given = {"EPOCHS": "3", "LEARNING_RATE": "1", "SEEDS": "1,2", "TASK": "3", "FLAG": "True", "X_DIR": "y"}
+    values = list(parameters.parse_parameters(list(given.items()), declared).values())
+    assert repr(values) == repr([3, 1.0, [1, 2], "3", True, str(Path("y").resolve())])
 
 
 def test_a_parameter_goes_only_where_it_is_declared(tmp_path, write_notebook, monkeypatch):
