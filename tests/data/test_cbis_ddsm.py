@@ -140,8 +140,7 @@ def test_rows_without_files_are_left_out_and_named(tree):
     assert first.image_id in " ".join(dataset.notes)
 
     def climb_out(table):
-        table.loc[1, "cropped image file path"] = "a/b/../etc"
-        table.loc[1, "ROI mask file path"] = "/etc/passwd"
+        table.loc[1, ["cropped image file path", "ROI mask file path"]] = "a/b/../etc", "/etc/passwd"
 
     edit(tree / MASS, climb_out)
     assert len(load(tree).manifest) == len(dataset.manifest) - 1

@@ -73,10 +73,6 @@ def example(**values):
     return found.SerializeToString()
 
 
-def pixels(seed):
-    return random((299, 299), seed).tobytes()
-
-
 def write_tfrecord_tree(folder, *, names=False, beside=True):
     """Two shards of five labels each, test10 with masses, cv10 with calcifications."""
     for shard in range(2):
@@ -85,7 +81,7 @@ def write_tfrecord_tree(folder, *, names=False, beside=True):
         with tf.io.TFRecordWriter(str(path)) as writer:
             for label in range(5):
                 name = {"filename": f"P_{label:05d}_LEFT_CC_{shard}.png".encode()} if names else {}
-                image = pixels(10 * shard + label)
+                image = random((299, 299), 10 * shard + label).tobytes()
                 writer.write(example(label=label, label_normal=int(label > 0), image=image, **name))
     for part, labels in (("test10", [2, 4, 0]), ("cv10", [1, 3])):
         (folder / f"{part}_data").mkdir()
@@ -107,7 +103,7 @@ def test_tfrecords_and_arrays_become_one_manifest(tmp_path, beside):
     assert used.subtype.tolist() == [0, 1, 2, 3] * 2 + [1, 3, 0, 2]
     assert manifest[manifest.split == "excluded"].pathology.eq("NORMAL").all()
     row = manifest.set_index("image_id").loc["training10_1_000003"]
-    assert dataset.read_image(row.image_path).tobytes() == pixels(13)
+    assert dataset.read_image(row.image_path).tobytes() == random((299, 299), 13).tobytes()
     last = dataset.read_image(manifest.image_path.iloc[-1])
     assert np.array_equal(last, np.load(tmp_path / "cv10_data/cv10_data.npy")[1, :, :, 0])
     abnormal = data.load_layout("ddsm-tfrecord", tmp_path, task="abnormal")

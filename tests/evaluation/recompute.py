@@ -19,8 +19,7 @@ def case_auc(rows):
 
 def youden(labels, scores):
     cuts = np.unique(scores)
-    value = [np.mean(scores[labels == 1] >= cut) + np.mean(scores[labels == 0] < cut) for cut in cuts]
-    return max(value)
+    return max(np.mean(scores[labels == 1] >= cut) + np.mean(scores[labels == 0] < cut) for cut in cuts)
 
 
 def intercept(labels, scores):
@@ -44,10 +43,8 @@ def clustered_p(labels, first, second, patients):
     wins = [np.sign(s[ones][:, None] - s[zeros]) / 2 + 0.5 for s in (first, second)]
     delta, names = wins[0] - wins[1], np.unique(patients)
     of_one, of_zero = ((names[:, None] == patients[part]).astype(float) for part in (ones, zeros))
-    sums = [
-        of_one @ (delta.mean(1) - delta.mean()) / ones.sum(),
-        of_zero @ (delta.mean(0) - delta.mean()) / zeros.sum(),
-    ]
+    of_rows, of_columns = delta.mean(1) - delta.mean(), delta.mean(0) - delta.mean()
+    sums = [of_one @ of_rows / ones.sum(), of_zero @ of_columns / zeros.sum()]
     counts = [len(np.unique(patients[part])) for part in (ones, zeros)]
     variance = sum((part**2).sum() * n / (n - 1) for part, n in zip(sums, counts, strict=True))
     variance += 2 * (sums[0] * sums[1]).sum() * len(names) / (len(names) - 1)

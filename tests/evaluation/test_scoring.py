@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shared import data, evaluation
+from shared import data, evaluation, models
 from shared.data import load_manifest, save_manifest
 from shared.evaluation.results import save_predictions
 from shared.run import MANIFEST_COLUMNS, PREDICTION_COLUMNS, TABLE_COLUMNS, DataError, Settings, write_csv
@@ -130,8 +130,6 @@ def test_results_of_another_split_stay_out_of_the_table(prepared):
 
 
 def test_external_validation_wants_other_patients_and_pictures_and_applies_saved_networks_unchanged(tmp_path):
-    from shared import models
-
     same, other = (tmp_path / name for name in "ab")
     for seed, folder in enumerate((same, other)):
         data.provide_demo(folder, layout="mini-mias", patients=16, seed=1 + seed)

@@ -191,8 +191,9 @@ def test_two_virtual_devices_train_one_mirrored_model(tmp_path):
     assert (tmp_path / "models/mirrored.keras").exists()
 
 
-def test_wrong_words_sizes_and_files_are_refused_in_one_line(tmp_path):
+def test_devices_are_named_and_wrong_words_sizes_and_files_are_refused_in_one_line(tmp_path):
     prepared = make_prepared(tmp_path, n=16)
+    assert models.set_up_devices().startswith(f"Keras {keras.__version__}, TensorFlow")
     with pytest.raises(UsageError, match="STRATEGY: 'all'"):
         models.multi_gpu_scope("all")
     for name, value in {"loss": "hinge", "balancing": "some"}.items():
@@ -205,9 +206,5 @@ def test_wrong_words_sizes_and_files_are_refused_in_one_line(tmp_path):
     (tmp_path / "broken.keras").write_bytes(b"PK\x03\x04 half a file")
     with pytest.raises(DataError, match=r"\A.*broken\.keras: not a Keras model.*\Z"):
         models.load_model(tmp_path / "broken.keras")
-
-
-def test_the_devices_are_named():
-    assert models.set_up_devices().startswith(f"Keras {keras.__version__}, TensorFlow")
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         models.nonsense  # noqa: B018

@@ -68,10 +68,6 @@ def test_a_seed_gives_its_bytes_whatever_the_processes_and_another_seed_or_hospi
         assert set(draw(n_jobs=1, **options).values()).isdisjoint(first.values())
 
 
-def test_the_first_patients_stay_the_same_when_more_are_asked_for():
-    assert plan_patients(30)[:10] == plan_patients(10)
-
-
 def test_case_files_have_the_real_columns_row_ends_and_line_breaks(cbis):
     for (kind, _), name in CASE_FILES.items():
         raw = (cbis / "csv" / name).read_bytes()
@@ -175,7 +171,8 @@ def test_both_breasts_of_a_woman_resemble_each_other():
     assert np.corrcoef(size("LEFT"), size("RIGHT"))[0, 1] > 0.9
 
 
-def test_difficulty_is_in_the_plans():
+def test_plans_begin_alike_and_hold_the_difficulty():
+    assert plan_patients(30)[:10] == plan_patients(10)  # whatever the number
     easy = Difficulty(contrast=2.0, obscured=0.0, density=(1.0, 0.0, 0.0, 0.0), prevalence=0.2)
     plain, changed = ([item for p in plan_patients(200, difficulty=d) for item in p.lesions] for d in (None, easy))
     assert plain[0].contrast * 1.5 < changed[0].contrast
