@@ -12,23 +12,14 @@ from shared.run import EXCLUDED, TEST, TRAIN, VALIDATION, DataError, Settings, c
 
 @dataclass(frozen=True)
 class Prepared:
-    """Data ready for a model.
+    """Data ready for a model."""
 
-    Attributes:
-        settings: what it was made with.
-        manifest: row i belongs to images[i].
-        images: uint8 memory map (N, S, S), 0–255.
-        masks: uint8 memory map (N, S, S) of 0 and 1, or None where the source has no lesion masks.
-        statistics: what the files' own pixels echo (`store.STATISTICS_COLUMNS`).
-        class_names: the words for label 0 and label 1.
-    """
-
-    settings: Settings
-    manifest: pd.DataFrame
-    images: np.ndarray
-    masks: np.ndarray | None
-    statistics: pd.DataFrame
-    class_names: tuple[str, str]
+    settings: Settings  # what it was made with
+    manifest: pd.DataFrame  # row i belongs to images[i]
+    images: np.ndarray  # uint8 memory map (N, S, S), 0–255
+    masks: np.ndarray | None  # uint8 memory map (N, S, S) of 0 and 1; None where the source has no lesion masks
+    statistics: pd.DataFrame  # what the files' own pixels echo (`store.STATISTICS_COLUMNS`)
+    class_names: tuple[str, str]  # the words for label 0 and label 1
 
     @property
     def labels(self) -> np.ndarray:
@@ -98,7 +89,7 @@ def check_can_run(settings: Settings) -> None:
     if settings.data_dir is None:
         return
     dataset = load_dataset(settings)
-    needed = store.store_bytes(len(dataset.manifest), settings.image_size)
+    needed = len(dataset.manifest) * settings.image_size**2
     store.check_disk(settings.run_dir, needed * (2 if dataset.read_mask else 1))
     rows = dataset.manifest[dataset.manifest.split == ""]
     if rows.label.nunique() < 2:
@@ -122,13 +113,9 @@ def prepare(settings: Settings) -> Prepared:
     dataset = load_dataset(settings)
     claim_run_dir(settings.run_dir)
     images, masks, statistics = store.build_image_store(dataset, folder, image_steps(settings))
-    manifest = splits.assign_splits(
-        dataset.manifest,
-        statistics,
-        shared_patients=dataset.facts.get("official_shared_patients", ()),
-        n_folds=settings.n_folds,
-        seed=settings.seed,
-    )
+    shared = dataset.facts.get("official_shared_patients", ())
+    counts = {"n_folds": settings.n_folds, "seed": settings.seed}
+    manifest = splits.assign_splits(dataset.manifest, statistics, shared_patients=shared, **counts)
     manifests.save_manifest(settings.run_dir, manifest)
     write_json(folder / "audit.json", splits.audit(dataset, manifest, statistics, seed=settings.seed))
     return Prepared(settings, manifest, images, masks, statistics, dataset.class_names)

@@ -41,10 +41,8 @@ def group_folds(
         return [rows[held_out] for _, held_out in splitter.split(rows, labels, groups if by_group else None)]
     except ValueError:
         zeros, ones = np.bincount(labels, minlength=2)[:2]
-        counts = f"there are {zeros} of class 0 and {ones} of class 1"
-        raise DataError(
-            f"no split is possible: each class needs {count} images, {counts}; is the copy complete?"
-        ) from None
+        needed = f"each class needs {count} images, there are {zeros} of class 0 and {ones} of class 1"
+        raise DataError(f"no split is possible: {needed}; is the copy complete?") from None
 
 
 def assign_splits(

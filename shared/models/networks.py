@@ -12,8 +12,7 @@ from shared.models import pretrained
 from shared.models.backend import Tensor, keras, layers
 from shared.run import UsageError
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VGG_BGR_MEAN = (103.939, 116.779, 123.68)
 
 
@@ -209,9 +208,7 @@ def build_backbone(
     pretrained.load_into(network, name, weights, **options)
     feature_layer = feature_layer or backbone.feature_layer
     if feature_layer not in [layer.name for layer in network.layers]:
-        raise UsageError(
-            f"FEATURE_LAYER: {name} has no layer {feature_layer!r}; take one of those that {name}.summary() lists"
-        )
+        raise UsageError(f"FEATURE_LAYER: {name} has no layer {feature_layer!r}; its summary() lists those it has")
     return network.get_layer(feature_layer).output
 
 
@@ -247,6 +244,4 @@ def split(model: keras.Model, layer: str) -> tuple[keras.Model, keras.Model]:
     try:
         return keras.Model(model.input, middle), keras.Model(middle, model.output)
     except ValueError:  # Keras: "not connected"
-        raise UsageError(
-            f"{model.name}: a shortcut leads past {layer!r}; split where everything flows through"
-        ) from None
+        raise UsageError(f"{model.name}: a shortcut leads past {layer!r}; split it somewhere else") from None

@@ -132,10 +132,9 @@ def imagenet_cache(backbone: str) -> Path:
 def missing_imagenet(backbone: str, error: Exception) -> UsageError:
     """Return an error that says where to get the ImageNet weights of `backbone` and where to put them."""
     reason = " ".join(str(error).split())[:120]
-    return UsageError(
-        f"WEIGHTS: no ImageNet weights for {backbone} ({reason}): get {SOURCES[backbone][0]} and put it at "
-        f"{imagenet_cache(backbone)}, or choose WEIGHTS demo, none or {backbone}=FILE"
-    )
+    way_out = f"get {SOURCES[backbone][0]} and put it at {imagenet_cache(backbone)}"
+    other = f"choose WEIGHTS demo, none or {backbone}=FILE"
+    return UsageError(f"WEIGHTS: no ImageNet weights for {backbone} ({reason}): {way_out}, or {other}")
 
 
 def find_file(value: str) -> Path:

@@ -183,9 +183,9 @@ def compile_model(model: keras.Model, options: TrainingOptions, *, steps: int) -
         optimizer = keras.optimizers.AdamW(weight_decay=options.weight_decay)
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
         optimizer.build(model.trainable_variables)  # made inside the first step, TensorFlow traces that step twice
-    optimizer.learning_rate = keras.optimizers.schedules.CosineDecay(
-        first, max(1, total - warmup), alpha=0.01, warmup_target=rate if warmup else None, warmup_steps=warmup
-    )
+    rise = {"warmup_target": rate if warmup else None, "warmup_steps": warmup}
+    schedule = keras.optimizers.schedules.CosineDecay(first, max(1, total - warmup), alpha=0.01, **rise)
+    optimizer.learning_rate = schedule
     loss, measures = keras.losses.SparseCategoricalCrossentropy(), ["accuracy"]
     if model.output_shape[-1] == 1:
         loss = LOSSES[options.loss]()
@@ -223,9 +223,8 @@ def train_frozen(
     backbone = networks.BACKBONES[model.name]
     head_layers = networks.behind_backbone(model)
     networks.freeze_all_but(model, head_layers)
-    cached = features.extract_features(
-        prepared, model, "pooled", orientations=backbone.orientations, through=backbone.fine_tune_from
-    )
+    images = {"orientations": backbone.orientations, "through": backbone.fine_tune_from}
+    cached = features.extract_features(prepared, model, "pooled", **images)
     _, head = networks.split(model, "pooled")
     linear = {layer.name for layer in head_layers} <= {"pooled", "dropout", "logit", "probability"}
     if linear and model.output_shape[-1] == 1:

@@ -47,12 +47,7 @@ def score_ideal_observer(data_dir: Path | str, image_ids: Sequence[str]) -> np.n
 
 
 def provide_demo(
-    folder: Path | str,
-    *,
-    layout: str = "cbis-ddsm",
-    patients: int | None = None,
-    seed: int = 0,
-    acquisition: str = "A",
+    folder: Path | str, *, layout: str = "cbis-ddsm", patients: int | None = None, seed: int = 0, acquisition: str = "A"
 ) -> Path:
     """Draw phantom patients into `folder`, unless this version of `phantoms` drew the same there already.
 

@@ -62,9 +62,7 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
     if without:
         notes.append(f"{without} lesions have no coordinates and cannot be cropped: excluded.")
     if task == "abnormal" and input == "crop":
-        notes.append(
-            "A normal crop has a fixed place in the breast: where a crop lies may still tell the classes apart."
-        )
+        notes.append("A normal crop has a fixed place in the breast: where crops lie may still tell the classes apart.")
     class_names = ("normal", "abnormal") if task == "abnormal" else ("benign", "malignant")
     dataset = common.make_dataset(NAME, data_dir, rows, class_names, notes=notes)
     return replace(
