@@ -61,10 +61,8 @@ def load_pair(settings: Settings) -> data.Dataset:
 def read_sources(dataset: data.Dataset) -> tuple[Sources, list[str]]:
     """Read all images of a pair.
 
-    Returns:
-        the images that can be read, and one line for each that cannot.
-    Raises:
-        DataError: too few patients or generator batches of either kind.
+    Returns the images that can be read, and one line for each that cannot.
+    Raises DataError: too few patients or generator batches of either kind.
     """
     rows = dataset.manifest[dataset.manifest.split != EXCLUDED]
     problems = dataset.manifest.exclusion_reason[dataset.manifest.split == EXCLUDED].tolist()
@@ -156,8 +154,7 @@ def compare_in_folds(
     Args:
         labels, scores, groups, folds: (N,); a group lies in one fold.
         minus: (N,) scores whose AUC is taken off.
-    Returns:
-        interval; one-sided p of an AUC of 0.5, at least 1 / (ways to say which groups are synthetic).
+    Returns interval; one-sided p of an AUC of 0.5, at least 1 / (ways to say which groups are synthetic).
     """
     rows = pd.DataFrame({"fold": folds, "label": labels, "group": groups})
     pairs = rows.groupby("fold").label.agg(lambda label: label.sum() * (1 - label).sum())

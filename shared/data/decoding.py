@@ -34,8 +34,7 @@ def inside(data_dir: Path, relative: str) -> Path:
 
     Symbolic links below the data directory are followed: a folder may lie on another disk.
 
-    Raises:
-        DataError: an absolute path, or one with `..`.
+    Raises DataError: an absolute path, or one with `..`.
     """
     text = str(relative)
     if not text or text.startswith("/") or ".." in text.split("/"):
@@ -50,10 +49,8 @@ def read_grey(path: Path | str, *, min_side: int | None = None) -> np.ndarray:
         path: JPEG, PNG, TIFF, PGM or BMP; DICOM (`.dcm`); NumPy (`.npy`, `.npz` with one array).
         min_side: pixels. A JPEG may then be decoded at 1/2, 1/4 or 1/8 of its size (the discrete cosine transform
             does it, antialiased) as long as its shorter side keeps at least this length.
-    Returns:
-        uint8, uint16 or floating-point (H, W), as stored.
-    Raises:
-        DataError: names the file and what is wrong with it.
+    Returns uint8, uint16 or floating-point (H, W), as stored.
+    Raises DataError: names the file and what is wrong with it.
     """
     path = Path(path)
     try:
@@ -111,8 +108,7 @@ def check_whole(path: Path, kind: str) -> None:
 def read_array(path: Path) -> np.ndarray:
     """Read a `.npy` file, or the only array of a `.npz` file, as a grey plane; never unpickles.
 
-    Raises:
-        DataError: more than one array, pickled objects, too many pixels, not a plane, NaN or infinity.
+    Raises DataError: more than one array, pickled objects, too many pixels, not a plane, NaN or infinity.
     """
     with refuse_damage(f"{path.name}: not a readable NumPy file", "save it again"), ExitStack() as stack:
         if path.suffix.lower() == ".npy":

@@ -55,8 +55,7 @@ class Prepared:
 def load_dataset(settings: Settings) -> readers.Dataset:
     """Read the data set that `settings` name; the demo data are drawn first where they are missing.
 
-    Raises:
-        DataError, UsageError: see `readers.load_layout`; also where no image at all can be read.
+    Raises DataError, UsageError: see `readers.load_layout`; also where no image at all can be read.
     """
     data_dir = settings.data_dir
     if data_dir is None:
@@ -83,8 +82,7 @@ def image_steps(settings: Settings) -> ImageSteps:
 def check_can_run(settings: Settings) -> None:
     """Find out quickly whether a run can start: data readable, disk large enough.
 
-    Raises:
-        DataError, UsageError: one clear line.
+    Raises DataError, UsageError: one clear line.
     """
     if settings.data_dir is None:
         return
@@ -106,8 +104,7 @@ def check_can_run(settings: Settings) -> None:
 def prepare(settings: Settings) -> Prepared:
     """Make what is missing of manifest, split, audit and image store in the run directory, and open it.
 
-    Raises:
-        DataError: see `load_dataset`, `build_image_store`, `assign_splits`.
+    Raises DataError: see `load_dataset`, `build_image_store`, `assign_splits`.
     """
     folder = settings.run_dir / "data"
     dataset = load_dataset(settings)

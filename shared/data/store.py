@@ -68,8 +68,7 @@ def build_image_store(dataset: Dataset, folder: Path, steps: ImageSteps) -> Stor
     Returns:
         (images, masks, statistics): uint8 memory maps (N, size, size), masks or None, and a DataFrame with
         `STATISTICS_COLUMNS` on the file's own pixels (intensities brought to 0–255).
-    Raises:
-        DataError: not enough disk space.
+    Raises DataError: not enough disk space.
     """
     folder, key = Path(folder), store_key(dataset, steps)
     if is_whole(folder, key):

@@ -32,8 +32,7 @@ def validate_externally(
         data_dir: the folder that holds it; "" with the data set "demo" draws a second hospital, with another film.
         results: as from `load_results`. Scores of the networks of a row (`files`, default: the model's name) are
             averaged, with `tta` over the orientations too; rows without saved networks are passed over.
-    Returns:
-        the second data set, all of it test, and the table that is written to `results/external_validation.csv`.
+    Returns the second data set, all of it test, and the table that is written to `results/external_validation.csv`.
     """
     from shared import models
 

@@ -123,10 +123,8 @@ def heatmap(
         target: "positive" or "negative" (of two softmax classes the log-odds are taken), or the number of a class.
         normalise: False returns the method's own values (the last two methods' are signed); see `normalise_maps`.
         resize: True enlarges the map to the images' size (bilinear).
-    Returns:
-        float32 (N, H, W), or (N, h, w) of the feature map with `resize=False`.
-    Raises:
-        UsageError: unknown method, layer or target, or a network that cannot be explained.
+    Returns float32 (N, H, W), or (N, h, w) of the feature map with `resize=False`.
+    Raises UsageError: unknown method, layer or target, or a network that cannot be explained.
     """
     if method not in METHODS:
         raise UsageError(f"method: {method!r} is not one of {', '.join(METHODS)}")

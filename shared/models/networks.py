@@ -169,10 +169,8 @@ def build(
         n_classes: 2 gives one sigmoid unit (probability of class 1), more give a softmax over all classes.
         seed: decides the first weights; Python's, NumPy's and Keras' random seeds are set to it.
         alpha: width of MobileNetV2; None takes what the weights file has, or 1.0.
-    Returns:
-        keras.Model: flat, named `name`, not compiled; backbone layers frozen where weights were loaded.
-    Raises:
-        UsageError: unknown name or layer, or weights that do not fit.
+    Returns keras.Model: flat, named `name`, not compiled; backbone layers frozen where weights were loaded.
+    Raises UsageError: unknown name or layer, or weights that do not fit.
     """
     if name not in SCRATCH and name not in BACKBONES:
         raise UsageError(f"model {name!r} is not one of {', '.join((*SCRATCH, *BACKBONES))}")
@@ -233,10 +231,8 @@ def split(model: keras.Model, layer: str) -> tuple[keras.Model, keras.Model]:
     Args:
         model: a model of `build`.
         layer: name of a layer.
-    Returns:
-        (lower, upper): image -> output of `layer`; output of `layer` -> probability.
-    Raises:
-        UsageError: no such layer, or a shortcut leads past it.
+    Returns (lower, upper): image -> output of `layer`; output of `layer` -> probability.
+    Raises UsageError: no such layer, or a shortcut leads past it.
     """
     if layer not in [part.name for part in model.layers]:
         raise UsageError(f"{model.name}: no layer {layer!r} before its head; choose a FEATURE_LAYER behind {layer!r}")

@@ -77,8 +77,7 @@ def choose_backbones(wanted: Sequence[str], spec: str) -> tuple[list[str], dict[
     Args:
         wanted: names of backbones.
         spec: the parameter `WEIGHTS`.
-    Raises:
-        UsageError: an unknown name, or none that there are weights for.
+    Raises UsageError: an unknown name, or none that there are weights for.
     """
     unknown = [name for name in wanted if name not in SOURCES]
     if unknown or not wanted:
@@ -164,8 +163,7 @@ def load_into(network: "keras.Model", backbone: str, weights: str, alpha: float 
 
     Args:
         network: of width `alpha`.
-    Raises:
-        UsageError: not to be had, broken, or of another network.
+    Raises UsageError: not to be had, broken, or of another network.
     """
     path = weights
     if weights == "none":

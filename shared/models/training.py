@@ -124,8 +124,7 @@ def train(
         labels: int (N,), instead of `prepared.targets`.
         orientations: each training image comes in one of them at random, see `make_dataset`.
         whole: the model to save where `model` is only its trained part, see `split`.
-    Raises:
-        UsageError: unknown loss or balancing.
+    Raises UsageError: unknown loss or balancing.
     """
     inputs = prepared.images if inputs is None else inputs
     labels = np.asarray(prepared.targets if labels is None else labels)
@@ -279,8 +278,7 @@ def fine_tune(
         model: a transfer model of `build`; trained in place, from the weights it has.
         options: None takes `FINE_TUNING`.
         fine_tune_from: name of the last frozen layer; None takes the backbone's own (`BACKBONES`).
-    Returns:
-        as `train_frozen`.
+    Returns as `train_frozen`.
     """
     backbone, spent = networks.BACKBONES[model.name], 0.0
     last_frozen = fine_tune_from or backbone.fine_tune_from
@@ -347,10 +345,8 @@ def predict(
     Args:
         model: with a sigmoid, or a softmax over four subtypes: then it is the sum of the two malignant ones.
         images: the image store, uint8 (N, S, S), or `CachedFeatures`.
-    Returns:
-        float64 (n,)
-    Raises:
-        DataError: an output that is a number, and no probability.
+    Returns float64 (n,)
+    Raises DataError: an output that is a number, and no probability.
     """
     each = len(orientations)
     step = max(1, 64 // each)

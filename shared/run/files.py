@@ -26,8 +26,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
 
     Args:
         path: the file to write; its folder is made.
-    Yields:
-        where to write.
+    Yields where to write.
     """
     path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)

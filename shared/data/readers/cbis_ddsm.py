@@ -75,8 +75,7 @@ def read_cases(data_dir: Path) -> pd.DataFrame:
 
     They differ (`breast density`, `breast_density`), hold line breaks inside quoted paths, and end rows with CRLF.
 
-    Returns:
-        words: `NEEDED` and `DESCRIPTORS` under the manifest's names, and `official_split`.
+    Returns words: `NEEDED` and `DESCRIPTORS` under the manifest's names, and `official_split`.
     """
     folder = data_dir / "csv" if (data_dir / "csv").is_dir() else data_dir
     frames = [

@@ -45,8 +45,7 @@ def make_dataset(
     Args:
         rows: at least image_id, patient_id, label, image_path; `exclusion_reason` sets `split` to "excluded". What
             is no manifest column becomes an extra column at the end.
-    Returns:
-        Dataset whose manifest holds words as str ("" where unknown), and label, fold and subtype as int.
+    Returns Dataset whose manifest holds words as str ("" where unknown), and label, fold and subtype as int.
     """
     frame = pd.DataFrame(rows).reset_index(drop=True).assign(source=name, fold=-1)
     frame = frame.reindex(columns=[*MANIFEST_COLUMNS, *(column for column in frame if column not in MANIFEST_COLUMNS)])
@@ -78,8 +77,7 @@ def image_reader(data_dir: Path) -> Callable[..., np.ndarray]:
 def list_files(data_dir: Path, *endings: str) -> list[str]:
     """List the files below `data_dir`, at any depth, whose names in lower case end in one of `endings`.
 
-    Returns:
-        sorted paths relative to `data_dir`, POSIX slashes.
+    Returns sorted paths relative to `data_dir`, POSIX slashes.
     """
     files = (path for path in list_tree(data_dir) if path.name.lower().endswith(endings))
     return sorted(path.relative_to(data_dir).as_posix() for path in files)

@@ -39,8 +39,7 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
 
     Task "malignant" excludes normal tiles, "abnormal" sets any lesion against them, "subtype" is as malignant.
 
-    Raises:
-        DataError, UsageError: no shards, a shard that is damaged, labels that do not fit, a task without labels.
+    Raises DataError, UsageError: no shards, a shard that is damaged, labels that do not fit, a task without labels.
     """
     common.check_task(NAME, task, TASKS)
     shards = common.list_files(data_dir, ".tfrecords")
