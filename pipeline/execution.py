@@ -46,8 +46,7 @@ def execute_copy(
         run_dir: what MAMMO_RUN_DIR is to be for it.
         cwd: where the kernel starts; default: the project's root.
         progress: options of a tqdm bar over the cells.
-    Returns:
-        `seconds`, and `peak_memory_mb` of the kernel and its children.
+    Returns `seconds`, and `peak_memory_mb` of the kernel and its children.
     Raises:
         NotebookError: a cell failed, or the kernel died.
         DataError, UsageError: a cell raised one of these.

@@ -45,8 +45,7 @@ class Stage:
 def plan(options: RunOptions, notebooks_dir: Path | str | None = None) -> tuple[list[Stage], dict[str, Any]]:
     """Find the notebooks, and work out the parameters of each; one goes only into the notebooks that declare it.
 
-    Returns:
-        the stages, in order, and {NAME: value} of what was given or follows from it.
+    Returns the stages, in order, and {NAME: value} of what was given or follows from it.
     """
     paths = select_notebooks(Path(notebooks_dir or project_root() / "notebooks"), options.only)
     read = {path: read_notebook(path) for path in paths}

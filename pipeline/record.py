@@ -56,8 +56,7 @@ def hash_folder(folder: Path, *, without: Path | None = None) -> tuple[str, int,
 
     Links are followed, see `list_tree`; `without` and what is below it do not count.
 
-    Returns:
-        SHA-256, number of files, bytes.
+    Returns SHA-256, number of files, bytes.
     """
     digest, files, size = hashlib.sha256(), 0, 0
     for path in list_tree(folder, without=without):

@@ -53,8 +53,7 @@ def new_figure(
         size: width and height in inches.
         models: whose colours the lines take in turn; () takes `COLOURS`.
         options: further options of `matplotlib.pyplot.subplots`.
-    Returns:
-        (Figure, axes): one Axes, or an array of them.
+    Returns (Figure, axes): one Axes, or an array of them.
     """
     with plt.rc_context(STYLE | ({"axes.prop_cycle": cycler(color=model_colours(models))} if models else {})):
         figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", **options)

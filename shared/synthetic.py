@@ -12,10 +12,11 @@ import cv2
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
-from scipy.stats import rankdata, t
+from scipy.stats import t
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
 from shared import data, evaluation
+from shared.evaluation.comparisons import delong_covariance
 from shared.run import EXCLUDED, DataError, Settings, claim_run_dir
 
 LAYOUT = "png-npz"
@@ -34,23 +35,14 @@ MIN_GROUPS = 4  # patients or batches of each class: two in each of two folds
 
 @dataclass(frozen=True)
 class Sources:
-    """Two sets of images, as they came from their files.
+    """Two sets of images, as they came from their files."""
 
-    Attributes:
-        images: (h, w) arrays of any size and number type.
-        labels: int (N,): 1 original, 0 synthetic.
-        groups: str (N,): patient or generator batch.
-        names: str (N,): image_id.
-        suffixes: str (N,): `.png`, `.npz`.
-        lesions: str (N,): BENIGN, MALIGNANT or "".
-    """
-
-    images: list[np.ndarray]
-    labels: np.ndarray
-    groups: np.ndarray
-    names: np.ndarray
-    suffixes: np.ndarray
-    lesions: np.ndarray
+    images: list[np.ndarray]  # (h, w) arrays of any size and number type
+    labels: np.ndarray  # int (N,): 1 original, 0 synthetic
+    groups: np.ndarray  # str (N,): patient or generator batch
+    names: np.ndarray  # str (N,): image_id
+    suffixes: np.ndarray  # str (N,): `.png`, `.npz`
+    lesions: np.ndarray  # str (N,): BENIGN, MALIGNANT or ""
 
 
 def load_pair(settings: Settings) -> data.Dataset:
@@ -69,10 +61,8 @@ def load_pair(settings: Settings) -> data.Dataset:
 def read_sources(dataset: data.Dataset) -> tuple[Sources, list[str]]:
     """Read all images of a pair.
 
-    Returns:
-        the images that can be read, and one line for each that cannot.
-    Raises:
-        DataError: too few patients or generator batches of either kind.
+    Returns the images that can be read, and one line for each that cannot.
+    Raises DataError: too few patients or generator batches of either kind.
     """
     rows = dataset.manifest[dataset.manifest.split != EXCLUDED]
     problems = dataset.manifest.exclusion_reason[dataset.manifest.split == EXCLUDED].tolist()
@@ -164,24 +154,17 @@ def compare_in_folds(
     Args:
         labels, scores, groups, folds: (N,); a group lies in one fold.
         minus: (N,) scores whose AUC is taken off.
-    Returns:
-        interval; one-sided p of an AUC of 0.5, at least 1 / (ways to say which groups are synthetic).
+    Returns interval; one-sided p of an AUC of 0.5, at least 1 / (ways to say which groups are synthetic).
     """
     rows = pd.DataFrame({"fold": folds, "label": labels, "group": groups})
     pairs = rows.groupby("fold").label.agg(lambda label: label.sum() * (1 - label).sum())
-    area, parts = 0.0, np.zeros(len(rows))
-    for sign, values in [(1, scores), *([] if minus is None else [(-1, minus)])]:
-        for fold, share in (pairs / pairs.sum()).items():
-            here = np.flatnonzero(folds == fold)
-            label, one = labels[here] == 1, rankdata(values[here])
-            for side in (True, False):
-                one[label == side] -= rankdata(values[here][label == side])
-            wins = np.where(label, one / (~label).sum(), 1 - one / label.sum())  # share of the other class beaten
-            area += sign * share * wins[label].mean()
-            parts[here] += sign * share * (wins - wins[label].mean()) / np.where(label, label.sum(), (~label).sum())
-    of_groups = rows.assign(part=parts).groupby(["fold", "group"]).agg({"label": "first", "part": "sum"})
-    count = of_groups.groupby(["fold", "label"]).part.transform("size")
-    error = float(np.sqrt((count / np.maximum(count - 1, 1) * of_groups.part**2).sum()))
+    both, signs = np.stack([scores] if minus is None else [scores, minus]), np.array([1, -1])[: 1 + (minus is not None)]
+    area, variance = 0.0, 0.0
+    for fold, share in (pairs / pairs.sum()).items():
+        here = folds == fold
+        areas, covariance = delong_covariance(labels[here], both[:, here], groups[here])
+        area, variance = area + share * (signs @ areas), variance + share**2 * (signs @ covariance @ signs)
+    error = float(np.sqrt(max(variance, 0)))
     units = rows.drop_duplicates()
     few = units.label.value_counts().min()
     freedom = max(few - len(pairs), 1)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from shared.run import DataError
+from shared.run import DataError, refuse_damage
 
 MAX_PIXELS = 64_000_000  # more than any mammogram; what is larger is refused before it is decoded
 MAX_BYTES = 8 * MAX_PIXELS  # of one array, and of one file
@@ -26,8 +26,6 @@ REDUCED = {
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
     1: cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH,
 }
-
-
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it says goes past Python
 
 
@@ -36,8 +34,7 @@ def inside(data_dir: Path, relative: str) -> Path:
 
     Symbolic links below the data directory are followed: a folder may lie on another disk.
 
-    Raises:
-        DataError: an absolute path, or one with `..`.
+    Raises DataError: an absolute path, or one with `..`.
     """
     text = str(relative)
     if not text or text.startswith("/") or ".." in text.split("/"):
@@ -52,10 +49,8 @@ def read_grey(path: Path | str, *, min_side: int | None = None) -> np.ndarray:
         path: JPEG, PNG, TIFF, PGM or BMP; DICOM (`.dcm`); NumPy (`.npy`, `.npz` with one array).
         min_side: pixels. A JPEG may then be decoded at 1/2, 1/4 or 1/8 of its size (the discrete cosine transform
             does it, antialiased) as long as its shorter side keeps at least this length.
-    Returns:
-        uint8, uint16 or floating-point (H, W), as stored.
-    Raises:
-        DataError: names the file and what is wrong with it.
+    Returns uint8, uint16 or floating-point (H, W), as stored.
+    Raises DataError: names the file and what is wrong with it.
     """
     path = Path(path)
     try:
@@ -67,11 +62,8 @@ def read_grey(path: Path | str, *, min_side: int | None = None) -> np.ndarray:
         raise DataError(f"{path.name}: " + ("no such file" if size < 0 else "an empty file; fetch it again"))
     if size > MAX_BYTES:
         raise DataError(f"{path.name}: a file of {size / 1e6:,.0f} MB, far larger than a mammogram")
-    suffix = path.suffix.lower()
-    if suffix == ".dcm":
-        return read_dicom(path)
-    if suffix in (".npz", ".npy"):
-        return read_array(path)
+    if path.suffix.lower() in (".dcm", ".npz", ".npy"):
+        return (read_dicom if path.suffix.lower() == ".dcm" else read_array)(path)
     kind, height, width = read_header(path)
     check_whole(path, kind)
     needed = min_side if kind == "JPEG" and min_side else max(height, width)
@@ -116,27 +108,20 @@ def check_whole(path: Path, kind: str) -> None:
 def read_array(path: Path) -> np.ndarray:
     """Read a `.npy` file, or the only array of a `.npz` file, as a grey plane; never unpickles.
 
-    Raises:
-        DataError: more than one array, pickled objects, too many pixels, not a plane, NaN or infinity.
+    Raises DataError: more than one array, pickled objects, too many pixels, not a plane, NaN or infinity.
     """
-    try:
-        with ExitStack() as stack:
-            if path.suffix.lower() == ".npy":
-                file: Any = stack.enter_context(open(path, "rb"))
-            else:
-                archive = stack.enter_context(zipfile.ZipFile(path))
-                names = [name for name in archive.namelist() if name.endswith(".npy")]
-                if len(names) != 1:
-                    raise DataError(f"{path.name}: {len(names)} arrays where one is expected; keep one a file")
-                file = stack.enter_context(archive.open(names[0]))
-            check_array_header(file, path.name)
-            file.seek(0)
-            array = np.lib.format.read_array(file, allow_pickle=False)
-    except DataError:
-        raise
-    except Exception as error:  # zipfile, zlib and the header parser raise many types on damaged files
-        raise DataError(f"{path.name}: not a readable NumPy file ({str(error)[:80]}); save it again") from None
-    return as_grey(array, path.name)
+    with refuse_damage(f"{path.name}: not a readable NumPy file", "save it again"), ExitStack() as stack:
+        if path.suffix.lower() == ".npy":
+            file: Any = stack.enter_context(open(path, "rb"))
+        else:
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            names = [name for name in archive.namelist() if name.endswith(".npy")]
+            if len(names) != 1:
+                raise DataError(f"{path.name}: {len(names)} arrays where one is expected; keep one a file")
+            file = stack.enter_context(archive.open(names[0]))
+        check_array_header(file, path.name)
+        file.seek(0)
+        return as_grey(np.lib.format.read_array(file, allow_pickle=False), path.name)
 
 
 def check_array_header(file: IO[bytes], name: str) -> None:
@@ -159,10 +144,8 @@ def as_grey(array: np.ndarray, name: str) -> np.ndarray:
 
     An axis of length 1 is dropped; of three or four channels, the first three are averaged.
     """
-    if array.ndim == 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    elif array.ndim == 3 and array.shape[0] == 1:
-        array = array[0]
+    if array.ndim == 3 and 1 in (array.shape[-1], array.shape[0]):
+        array = array[..., 0] if array.shape[-1] == 1 else array[0]
     elif array.ndim == 3 and array.shape[-1] in (3, 4):
         array = array[..., :3].mean(axis=-1)
     if array.ndim != 2 or array.size == 0:
@@ -186,15 +169,11 @@ def open_dicom(path: Path, **options: Any) -> Any:
     """
     import pydicom
 
-    try:
+    with refuse_damage(f"{path.name}: not a readable DICOM image", "fetch it again"):
         meta = pydicom.filereader.read_file_meta_info(path)
         if meta.get("TransferSyntaxUID") == pydicom.uid.DeflatedExplicitVRLittleEndian:
             raise DataError(f"{path.name}: a DICOM data set compressed as a whole; save it without")
         return pydicom.dcmread(path, **options)
-    except DataError:
-        raise
-    except Exception as error:  # pydicom raises many types on damaged files
-        raise DataError(f"{path.name}: not a readable DICOM image ({str(error)[:80]}); fetch it again") from None
 
 
 def read_dicom(path: Path) -> np.ndarray:
@@ -205,19 +184,14 @@ def read_dicom(path: Path) -> np.ndarray:
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
     dataset = open_dicom(path)
-    try:
+    with refuse_damage(f"{path.name}: not a readable DICOM image", "fetch it again"):
         pixels = int(dataset.get("Rows", 0)) * int(dataset.get("Columns", 0))
         if not 0 < pixels <= MAX_PIXELS:
             raise DataError(f"{path.name}: {pixels:,} pixels; a mammogram has up to {MAX_PIXELS:,}")
         frames = int(dataset.get("NumberOfFrames") or 1)
         if frames != 1:
             raise DataError(f"{path.name}: {frames} frames; export the mammogram, not the tomosynthesis")
-        image = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
-    except DataError:
-        raise
-    except Exception as error:  # pydicom and its decoders raise many types
-        raise DataError(f"{path.name}: not a readable DICOM image ({str(error)[:80]}); fetch it again") from None
-    image = as_grey(image, path.name)
+        image = as_grey(apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset), path.name)
     if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
         image = (image.max() + image.min()) - image
     return image

@@ -26,8 +26,7 @@ def to_uint8(image: np.ndarray, window: str = "percentile") -> np.ndarray:
         window: `percentile` stretches the 0.5th to the 99.5th percentile of what is not background (zero);
             `zscore` maps mean ± 3 standard deviations; `minmax` the extremes; `none` keeps the scale of the file
             (16 bit is divided by 257, floats in [0, 1] are multiplied by 255).
-    Returns:
-        uint8 (H, W); a constant image becomes 0 (with `none`: stays what it is).
+    Returns uint8 (H, W); a constant image becomes 0 (with `none`: stays what it is).
     """
     values = np.asarray(image, dtype=np.float32)
     if window == "none":
@@ -60,8 +59,7 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
     Args:
         image: uint8, uint16 or float32 (H, W).
-    Returns:
-        same dtype (height, width)
+    Returns same dtype (height, width)
     """
     shrinks = height < image.shape[0] or width < image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
@@ -70,8 +68,7 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def breast_box(image: np.ndarray) -> tuple[int, int, int, int]:
     """Find the breast: the largest region brighter than half of Otsu's threshold on a small copy.
 
-    Returns:
-        (top, bottom, left, right) in pixels; the whole image where nothing stands out.
+    Returns (top, bottom, left, right) in pixels; the whole image where nothing stands out.
     """
     scale = max(1, max(image.shape) // 256)
     small = to_uint8(resize(image, max(1, image.shape[0] // scale), max(1, image.shape[1] // scale)), "minmax")

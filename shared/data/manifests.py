@@ -19,8 +19,7 @@ def load_manifest(run_dir: Path) -> pd.DataFrame:
 
     Row i belongs to `data/images.npy[i]`.
 
-    Raises:
-        FileNotFoundError: notebook 01 has not run.
+    Raises FileNotFoundError: notebook 01 has not run.
     """
     path = Path(run_dir) / "data/manifest.csv"
     if not path.exists():

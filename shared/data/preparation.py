@@ -12,25 +12,15 @@ from shared.run import EXCLUDED, TEST, TRAIN, VALIDATION, DataError, Settings, c
 
 @dataclass(frozen=True)
 class Prepared:
-    """Data ready for a model.
+    """Data ready for a model."""
 
-    Attributes:
-        settings: what it was made with.
-        manifest: row i belongs to images[i].
-        images: uint8 memory map (N, S, S), 0–255.
-        masks: uint8 memory map (N, S, S) of 0 and 1, or None where the source has no lesion masks.
-        statistics: what the files' own pixels echo (`store.STATISTICS_COLUMNS`).
-        class_names: the words for label 0 and label 1.
-        ideal: float64 (N,), how likely class 1 is given what a phantom was drawn from; None for real images.
-    """
-
-    settings: Settings
-    manifest: pd.DataFrame
-    images: np.ndarray
-    masks: np.ndarray | None
-    statistics: pd.DataFrame
-    class_names: tuple[str, str]
-    ideal: np.ndarray | None = None
+    settings: Settings  # what it was made with
+    manifest: pd.DataFrame  # row i belongs to images[i]
+    images: np.ndarray  # uint8 memory map (N, S, S), 0–255
+    masks: np.ndarray | None  # uint8 memory map (N, S, S) of 0 and 1; None where the source has no lesion masks
+    statistics: pd.DataFrame  # what the files' own pixels echo (`store.STATISTICS_COLUMNS`)
+    class_names: tuple[str, str]  # the words for label 0 and label 1
+    ideal: np.ndarray | None = None  # float64 (N,), how likely class 1 is given what a phantom was drawn from
 
     @property
     def labels(self) -> np.ndarray:
@@ -66,8 +56,7 @@ class Prepared:
 def load_dataset(settings: Settings) -> readers.Dataset:
     """Read the data set that `settings` name; the demo data are drawn first where they are missing.
 
-    Raises:
-        DataError, UsageError: see `readers.load_layout`; also where no image at all can be read.
+    Raises DataError, UsageError: see `readers.load_layout`; also where no image at all can be read.
     """
     data_dir = settings.data_dir
     if data_dir is None:
@@ -94,13 +83,12 @@ def image_steps(settings: Settings) -> ImageSteps:
 def check_can_run(settings: Settings) -> None:
     """Find out quickly whether a run can start: data readable, disk large enough.
 
-    Raises:
-        DataError, UsageError: one clear line.
+    Raises DataError, UsageError: one clear line.
     """
     if settings.data_dir is None:
         return
     dataset = load_dataset(settings)
-    needed = store.store_bytes(len(dataset.manifest), settings.image_size)
+    needed = len(dataset.manifest) * settings.image_size**2
     store.check_disk(settings.run_dir, needed * (2 if dataset.read_mask else 1))
     rows = dataset.manifest[dataset.manifest.split == ""]
     if rows.label.nunique() < 2:
@@ -117,20 +105,15 @@ def check_can_run(settings: Settings) -> None:
 def prepare(settings: Settings) -> Prepared:
     """Make what is missing of manifest, split, audit and image store in the run directory, and open it.
 
-    Raises:
-        DataError: see `load_dataset`, `build_image_store`, `assign_splits`.
+    Raises DataError: see `load_dataset`, `build_image_store`, `assign_splits`.
     """
     folder = settings.run_dir / "data"
     dataset = load_dataset(settings)
     claim_run_dir(settings.run_dir)
     images, masks, statistics = store.build_image_store(dataset, folder, image_steps(settings))
-    manifest = splits.assign_splits(
-        dataset.manifest,
-        statistics,
-        shared_patients=dataset.facts.get("official_shared_patients", ()),
-        n_folds=settings.n_folds,
-        seed=settings.seed,
-    )
+    shared = dataset.facts.get("official_shared_patients", ())
+    counts = {"n_folds": settings.n_folds, "seed": settings.seed}
+    manifest = splits.assign_splits(dataset.manifest, statistics, shared_patients=shared, **counts)
     manifests.save_manifest(settings.run_dir, manifest)
     write_json(folder / "audit.json", splits.audit(dataset, manifest, statistics, seed=settings.seed))
     ideal = None

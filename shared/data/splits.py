@@ -26,10 +26,8 @@ def group_folds(
         count: number of parts.
         seed: of the shuffling.
         by_group: False splits images and pays no heed to patients, to show what that does.
-    Returns:
-        the positions in each held-out part, together `rows`.
-    Raises:
-        DataError: too few patients or images for so many parts.
+    Returns the positions in each held-out part, together `rows`.
+    Raises DataError: too few patients or images for so many parts.
     """
     rows = np.asarray(rows)
     labels, groups = np.asarray(labels)[rows], np.asarray(groups)[rows]
@@ -41,10 +39,8 @@ def group_folds(
         return [rows[held_out] for _, held_out in splitter.split(rows, labels, groups if by_group else None)]
     except ValueError:
         zeros, ones = np.bincount(labels, minlength=2)[:2]
-        counts = f"there are {zeros} of class 0 and {ones} of class 1"
-        raise DataError(
-            f"no split is possible: each class needs {count} images, {counts}; is the copy complete?"
-        ) from None
+        needed = f"each class needs {count} images, there are {zeros} of class 0 and {ones} of class 1"
+        raise DataError(f"no split is possible: {needed}; is the copy complete?") from None
 
 
 def assign_splits(
@@ -64,10 +60,8 @@ def assign_splits(
         manifest: as a reader returns it.
         statistics: as `build_image_store` returns it: `content` and `problem` of each row.
         shared_patients: patients known to stand in both official splits; their train rows are excluded.
-    Returns:
-        the manifest with `split`, `exclusion_reason` and `fold` filled in.
-    Raises:
-        DataError: no image that can be used, or a split that lacks a class.
+    Returns the manifest with `split`, `exclusion_reason` and `fold` filled in.
+    Raises DataError: no image that can be used, or a split that lacks a class.
     """
     manifest = manifest.copy()
     problems = statistics.problem.to_numpy()

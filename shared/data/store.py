@@ -27,11 +27,6 @@ STATISTICS_COLUMNS = (
 Store = tuple[np.ndarray, np.ndarray | None, pd.DataFrame]
 
 
-def store_bytes(count: int, size: int) -> int:
-    """Return the bytes that a store of `count` images of `size` pixels needs."""
-    return count * size * size + 128
-
-
 def check_disk(folder: Path, needed: int, what: str = "the image store") -> None:
     """Raise DataError where the disk that holds `folder` has less than `needed` bytes (and a margin) free."""
     folder = Path(folder)
@@ -73,8 +68,7 @@ def build_image_store(dataset: Dataset, folder: Path, steps: ImageSteps) -> Stor
     Returns:
         (images, masks, statistics): uint8 memory maps (N, size, size), masks or None, and a DataFrame with
         `STATISTICS_COLUMNS` on the file's own pixels (intensities brought to 0–255).
-    Raises:
-        DataError: not enough disk space.
+    Raises DataError: not enough disk space.
     """
     folder, key = Path(folder), store_key(dataset, steps)
     if is_whole(folder, key):
@@ -82,7 +76,7 @@ def build_image_store(dataset: Dataset, folder: Path, steps: ImageSteps) -> Stor
     shape = (len(dataset.manifest), steps.size, steps.size)
     has_masks = dataset.read_mask is not None and bool(dataset.manifest.mask_path.ne("").any())
     names = ["images.npy", "masks.npy"][: 1 + has_masks]
-    check_disk(folder, store_bytes(shape[0], steps.size) * len(names))
+    check_disk(folder, int(np.prod(shape)) * len(names))
     for name in ("images.json", "masks.npy"):
         (folder / name).unlink(missing_ok=True)
     rows, statistics = list(dataset.manifest.itertuples(index=False)), []

@@ -6,6 +6,7 @@ What the run directory does not hold is said not to be there.
 import math
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +41,15 @@ def write_cards(run_dir: Path | str) -> list[Path]:
     run_dir = Path(run_dir)
     facts = collect_facts(run_dir)
     facts["done"] = {name: (run_dir / file).exists() for name, file in DONE.items()}
-    facts["subgroups"] = score_subgroups(run_dir, facts["chosen"])
+    facts["subgroups"] = []
+    if chosen := facts["chosen"]:
+        predictions = results.load_predictions(run_dir, chosen["model"])
+        manifest = load_manifest(run_dir)[["image_id", *groups.GROUPS]].drop(columns="side")
+        test = predictions[predictions.split == TEST].merge(manifest, on="image_id")
+        scored = groups.compare_groups(test, groups.GROUPS, threshold=chosen["threshold"], draws=500)
+        facts["subgroups"] = scored.to_dict("records")
     names = ("model_card.md", "reporting_checklist.md")
     return [render(TEMPLATES / name, facts, run_dir / name) for name in names]
-
-
-def score_subgroups(run_dir: Path, chosen: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Score the chosen row of the table on groups of its test images; see `compare_groups`."""
-    if chosen is None:
-        return []
-    predictions = results.load_predictions(run_dir, chosen["model"])
-    manifest = load_manifest(run_dir)[["image_id", *groups.GROUPS]].drop(columns="side")
-    test = predictions[predictions.split == TEST].merge(manifest, on="image_id")
-    return groups.compare_groups(test, groups.GROUPS, threshold=chosen["threshold"], draws=500).to_dict("records")
 
 
 def render(template: Path, facts: Mapping[str, Any], target: Path) -> Path:
@@ -63,15 +60,11 @@ def render(template: Path, facts: Mapping[str, Any], target: Path) -> Path:
 
 def fill(template: Path, facts: Mapping[str, Any]) -> str:
     """Fill a Jinja template, which has the filters `short`, `number`, `percent` and `cell`, with facts."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(template.parent),
-        autoescape=template.suffix == ".html",
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(short=short, number=number, percent=percent, cell=markdown_cell)
+    blocks = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    files, is_html = jinja2.FileSystemLoader(template.parent), template.suffix == ".html"
+    environment = jinja2.Environment(loader=files, autoescape=is_html, undefined=jinja2.StrictUndefined, **blocks)
+    filters = {"number": partial(short, form=",.0f"), "percent": partial(short, form=".0%"), "cell": markdown_cell}
+    environment.filters.update(filters, short=short)
     environment.globals.update(unanswered=UNANSWERED)
     return environment.get_template(template.name).render(facts)
 
@@ -83,9 +76,8 @@ def collect_facts(run_dir: Path | str) -> dict[str, Any]:
     """
     run_dir = Path(run_dir)
     paths = {"run": "run.json", "audit": "data/audit.json", "left_out": "results/left_out.json"}
-    facts: dict[str, Any] = {
-        name: read_json(run_dir / file) if (run_dir / file).exists() else {} for name, file in paths.items()
-    }
+    facts: dict[str, Any] = {name: {} for name in paths}
+    facts |= {name: read_json(run_dir / file) for name, file in paths.items() if (run_dir / file).exists()}
     if "settings" not in facts["run"]:  # the mark that a notebook leaves
         facts["run"] = {}
     run, audit = facts["run"], facts["audit"]
@@ -99,6 +91,9 @@ def collect_facts(run_dir: Path | str) -> dict[str, Any]:
         exclusions = exclusions or manifest.exclusion_reason[manifest.split == EXCLUDED].value_counts().to_dict()
         found = results.load_results(run_dir)
         chosen, eligible = results.choose_image_model(found), results.image_models(found)
+    log = run_dir / f"results/training_logs/{chosen}.csv"
+    epochs = pd.read_csv(log) if log.exists() else pd.DataFrame()
+    rate = epochs["learning_rate"].max() if "learning_rate" in epochs else UNANSWERED
     fixed = ("split", "images", "patients", "prevalence")  # the two other columns are named after the classes
     name = run.get("dataset", {}).get("name") or (rows[0]["dataset"] if rows else audit.get("dataset", "unknown"))
     facts |= {
@@ -113,7 +108,7 @@ def collect_facts(run_dir: Path | str) -> dict[str, Any]:
         "baselines": [row | {"words": BASELINE_WORDS[row["model"]]} for row in rows if row["model"] in BASELINES],
         "models": [row for row in rows if row["model"] not in BASELINES],
         "eligible": len(eligible),
-        "training": read_training(run_dir / f"results/training_logs/{chosen}.csv"),
+        "training": {"epochs": len(epochs), "learning_rate": rate},
         "chosen": next((row for row in rows if row["model"] == chosen), None),
         "has_external": (run_dir / DONE["external"]).exists(),
     }
@@ -121,29 +116,12 @@ def collect_facts(run_dir: Path | str) -> dict[str, Any]:
     return facts | {"question": question.strip(), "answer": answer.split("\n")[:-1], "limits": limits.split("\n")[:-1]}
 
 
-def read_training(log: Path) -> dict[str, Any]:
-    """Return epochs and highest learning rate of a training log, as far as it holds them."""
-    frame = pd.read_csv(log) if log.exists() else pd.DataFrame()
-    rate = frame["learning_rate"].max() if "learning_rate" in frame else UNANSWERED
-    return {"epochs": len(frame), "learning_rate": rate}
-
-
-def short(value: float | None, digits: int = 2) -> str:
-    """Write a figure between 0 and 1 the way medical journals do: 0.754 -> ".75"; "–" where there is none."""
+def short(value: float | None, digits: int = 2, *, form: str = "") -> str:
+    """Write a figure in the format `form`, or as medical journals write one below 1: 0.754 -> ".75"; "–" for none."""
     if value is None or not math.isfinite(value):
         return "–"
-    text = f"{value:.{digits}f}"
+    text = f"{value:{form or f'.{digits}f'}}"
     return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
-
-
-def percent(value: float | None) -> str:
-    """Write a share as a whole percentage; "–" where there is none."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.0%}"
-
-
-def number(value: float | None) -> str:
-    """Write a whole number with thousands separators; "–" where there is none."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:,.0f}"
 
 
 def markdown_cell(value: object) -> str:

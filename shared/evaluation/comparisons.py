@@ -37,8 +37,7 @@ def delong_covariance(labels: np.ndarray, scores: np.ndarray, patients: Array | 
         scores: float (K, N), one row a model.
         patients: (N,); the components are summed by patient first (Obuchowski, Biometrics 1997;53:567), as several
             images a patient need. None takes the images as independent.
-    Returns:
-        (K,) and (K, K), NaN with fewer than two units (patients or images) of a class.
+    Returns (K,) and (K, K), NaN with fewer than two units (patients or images) of a class.
     """
     models = len(scores)
     if not has_both(labels):

@@ -18,6 +18,7 @@ COLUMNS = (
     "model", "dataset", "n", "prevalence", "auc", "auc_low", "auc_high", "threshold",
     "sensitivity", "sensitivity_low", "sensitivity_high", "specificity", "specificity_low", "specificity_high",
 )  # fmt: skip
+SHARED = "EXTERNAL_DATASET {}: {} of its {} stand in the first data set, e.g. {}; validation needs other patients"
 
 
 def validate_externally(
@@ -31,8 +32,7 @@ def validate_externally(
         data_dir: the folder that holds it; "" with the data set "demo" draws a second hospital, with another film.
         results: as from `load_results`. Scores of the networks of a row (`files`, default: the model's name) are
             averaged, with `tta` over the orientations too; rows without saved networks are passed over.
-    Returns:
-        the second data set, all of it test, and the table that is written to `results/external_validation.csv`.
+    Returns the second data set, all of it test, and the table that is written to `results/external_validation.csv`.
     """
     from shared import models
 
@@ -68,19 +68,13 @@ def read_second(settings: Settings, dataset_name: str, data_dir: Path | str) -> 
     first, second = (data.FAMILIES.get(name, name) for name in (settings.dataset, dataset_name))
     both = set(data.load_manifest(settings.run_dir).patient_id) & set(dataset.manifest.patient_id)
     if both and first == second:
-        raise DataError(
-            f"EXTERNAL_DATASET {dataset_name}: {len(both)} of its patients stand in the first data set as well, "
-            f"e.g. {min(both)}; external validation needs other patients"
-        )
+        raise DataError(SHARED.format(dataset_name, len(both), "patients", min(both)))
     folder = settings.run_dir / "results/external" / dataset_name / "data"
     images, masks, statistics = data.build_image_store(dataset, folder, data.image_steps(settings))
     own = data.open_image_store(settings.run_dir / "data")[2]
-    copies = statistics.content.ne("") & statistics.content.isin(own.content)
-    if copies.any():
-        raise DataError(
-            f"EXTERNAL_DATASET {dataset_name}: {int(copies.sum())} of its pictures stand in the first data set as "
-            f"well, e.g. {statistics.image_id[copies].iloc[0]}; external validation needs other patients"
-        )
+    copies = statistics.image_id[statistics.content.ne("") & statistics.content.isin(own.content)]
+    if len(copies):
+        raise DataError(SHARED.format(dataset_name, len(copies), "pictures", copies.iloc[0]))
     split = np.where(statistics.problem == "", TEST, EXCLUDED)
     there = replace(settings, dataset=dataset_name, data_dir=dataset.data_dir)
     manifest = dataset.manifest.assign(split=split, fold=-1)

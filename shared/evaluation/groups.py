@@ -33,11 +33,9 @@ def compare_groups(
     groups = [("all", "images", np.ones(len(rows), bool), np.zeros(len(rows), bool))]
     for column in (column for column in by if column in rows and rows[column].nunique() > 1):
         known = (rows[column] != "").to_numpy()
-        groups += [
-            (column, value, inside, known & ~inside)
-            for value in sorted(rows[column][known].unique())
-            for inside in [(rows[column] == value).to_numpy()]
-        ]
+        for value in sorted(rows[column][known].unique()):
+            inside = (rows[column] == value).to_numpy()
+            groups.append((column, value, inside, known & ~inside))
     found = []
     for column, value, inside, others in groups:
         if not metrics.has_both(labels[inside]):

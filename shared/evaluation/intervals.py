@@ -34,9 +34,8 @@ class Interval:
     standard_error: float = nan
 
     def __str__(self) -> str:
-        return f"{self.value:.3f}".replace("nan", "–") + (
-            f" [{self.low:.3f}, {self.high:.3f}]" if np.isfinite(self.low) else ""
-        )
+        limits = f" [{self.low:.3f}, {self.high:.3f}]" if np.isfinite(self.low) else ""
+        return f"{self.value:.3f}".replace("nan", "–") + limits
 
     @property
     def excludes_zero(self) -> bool:
@@ -75,9 +74,8 @@ def bootstrap_means(values: Array, patients: Array, *, draws: int = 2000, seed: 
         with np.errstate(invalid="ignore"):
             return (weights @ filled) / (weights @ known)
 
-    return draw_intervals(
-        means, number_groups(patients, len(values)), draws, seed, share=bool(((filled >= 0) & (filled <= 1)).all())
-    )
+    is_share = bool(((filled >= 0) & (filled <= 1)).all())
+    return draw_intervals(means, number_groups(patients, len(values)), draws, seed, share=is_share)
 
 
 def draw_intervals(

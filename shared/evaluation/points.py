@@ -67,27 +67,23 @@ def operating_points(
     """
     frames = [frame for frame in (validation, test) if frame is not None]
     chunk = max(1, CELLS // max(map(len, frames)))
-    drawn = [
-        draw_patients(frame.patient_id, len(frame), draws, (seed, place), chunk=chunk)
-        for place, frame in enumerate(frames)
-    ]
+    sizes = [(frame.patient_id, len(frame), draws, (seed, place)) for place, frame in enumerate(frames)]
+    drawn = [draw_patients(*size, chunk=chunk) for size in sizes]
     parts = []
     for weights in ([np.ones((1, len(frame))) for frame in frames], *zip(*drawn, strict=True)):
         labels, scores = check_scores(test.label, test.score)
         cuts = {FIXED: np.full(len(weights[-1]), threshold)} if validation is None else choose(validation, weights[0])
-        part = {
-            name: np.column_stack([cut, rate(labels, scores >= cut[:, None], weights[-1])])
-            for name, cut in cuts.items()
-        }
+        rates = {name: rate(labels, scores >= cut[:, None], weights[-1]) for name, cut in cuts.items()}
+        part = {name: np.column_stack([cut, rates[name]]) for name, cut in cuts.items()}
         if "called" in test:
             calls = rate(labels, test["called"], weights[-1])
             part[READER] = np.column_stack([np.full(len(calls), np.nan), calls])
         parts.append(part)
-    every = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return {
-        name: OperatingPoint(float(points[0, 0]), points[:, 1:], name in (READER, FIXED) or None)
-        for name, points in every.items()
-    }
+    found = {}
+    for name in parts[0]:
+        points = np.concatenate([part[name] for part in parts])
+        found[name] = OperatingPoint(float(points[0, 0]), points[:, 1:], name in (READER, FIXED) or None)
+    return found
 
 
 def choose(validation: pd.DataFrame, weights: np.ndarray) -> dict[str, np.ndarray]:

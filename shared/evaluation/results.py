@@ -16,8 +16,7 @@ TABLE_FILE = "results/model_comparison_table.csv"
 def save_predictions(run_dir: Path, model: str, manifest: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame:
     """Write `results/predictions/<model>.csv` for those rows of `manifest` that have a score.
 
-    Returns:
-        DataFrame with `PREDICTION_COLUMNS`, as others will read it: ten digits make ties of near ties.
+    Returns DataFrame with `PREDICTION_COLUMNS`, as others will read it: ten digits make ties of near ties.
     """
     if np.shape(scores) != (len(manifest),):
         raise ValueError(f"{model}: {np.shape(scores)} scores for {len(manifest)} rows")

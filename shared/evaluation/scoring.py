@@ -37,8 +37,7 @@ def evaluate(
         parameters: how many numbers the model has.
         splits: whose scores are kept; those of "train" must be out of fold.
         extra: what else the metrics file should hold.
-    Returns:
-        `TABLE_COLUMNS` and more, as in `results/metrics/<name>.json`.
+    Returns `TABLE_COLUMNS` and more, as in `results/metrics/<name>.json`.
     """
     settings, manifest = prepared.settings, prepared.manifest
     kept = np.where(manifest.split.isin(splits), np.asarray(scores, dtype=float), np.nan)

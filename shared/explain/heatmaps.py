@@ -10,9 +10,7 @@ from shared.explain import inspection
 from shared.models.backend import keras
 from shared.run import UsageError
 
-Watched = Callable[
-    [np.ndarray], list[np.ndarray]
-]  # images -> score, feature map, slopes: see inspection.score_and_slopes
+Watched = Callable[[np.ndarray], list[np.ndarray]]  # images -> score, feature map, slopes: see `score_and_slopes`
 
 
 @dataclass(frozen=True)
@@ -125,10 +123,8 @@ def heatmap(
         target: "positive" or "negative" (of two softmax classes the log-odds are taken), or the number of a class.
         normalise: False returns the method's own values (the last two methods' are signed); see `normalise_maps`.
         resize: True enlarges the map to the images' size (bilinear).
-    Returns:
-        float32 (N, H, W), or (N, h, w) of the feature map with `resize=False`.
-    Raises:
-        UsageError: unknown method, layer or target, or a network that cannot be explained.
+    Returns float32 (N, H, W), or (N, h, w) of the feature map with `resize=False`.
+    Raises UsageError: unknown method, layer or target, or a network that cannot be explained.
     """
     if method not in METHODS:
         raise UsageError(f"method: {method!r} is not one of {', '.join(METHODS)}")
@@ -150,7 +146,7 @@ def as_batch(images: np.ndarray, model: keras.Model) -> np.ndarray:
     """Return images as float32 (N, H, W, C), with the network's number of channels."""
     if len(getattr(model, "inputs", ())) != 1 or len(model.outputs) != 1:
         raise UsageError(
-            f"network {model.name!r}: a built Sequential or Functional one, one input, one output, is needed"
+            f"network {model.name!r}: a built Sequential or Functional one is needed, with one input and output"
         )
     images = np.asarray(images, "float32")
     images = images[..., None] if images.ndim == 3 else images

@@ -30,8 +30,7 @@ def list_feature_layers(model: keras.Model) -> list[str]:
 def find_feature_layer(model: keras.Model, *, cells: int = 1) -> str:
     """Return the name of the last layer that makes a map of more than one cell, and of at least `cells` a side.
 
-    Raises:
-        UsageError: there is none.
+    Raises UsageError: there is none.
     """
     names, known = list_feature_layers(model), list_layers(model)
     names = [name for name in names if min(known[name].output.shape[1:3]) >= cells]
@@ -48,10 +47,8 @@ def score_and_slopes(
     Args:
         layer: whose output is the feature map (N, h, w, c); "" takes the images themselves.
         slopes: True adds the gradient of the score with respect to the feature map.
-    Returns:
-        function: images -> [logit of `target` (N,), feature map, slopes], float32.
-    Raises:
-        UsageError: a target, layer or network that cannot be explained.
+    Returns function: images -> [logit of `target` (N,), feature map, slopes], float32.
+    Raises UsageError: a target, layer or network that cannot be explained.
     """
     if layer and layer not in (known := list_feature_layers(model)):
         raise UsageError(f"layer: {layer!r} is no feature map of the network; it has {', '.join(known)}")

@@ -94,8 +94,7 @@ def summarise(measured: pd.DataFrame, patients: np.ndarray, *, model: str, metho
 def compare(measured: pd.DataFrame, others: dict[str, pd.DataFrame], patients: np.ndarray) -> pd.DataFrame:
     """Give the mean paired difference `measured` minus each of `others`, of the same images, its interval by patient.
 
-    Returns:
-        DataFrame against, measure, difference, low, high, better; better where the whole interval is above 0.
+    Returns DataFrame against, measure, difference, low, high, better; better where the whole interval is above 0.
     """
     tables = [summarise(measured - other, patients, model="", method=name) for name, other in others.items()]
     table = pd.concat(tables, ignore_index=True).rename(columns={"method": "against", "value": "difference"})
@@ -122,8 +121,7 @@ def deletion_insertion_curves(
         points: shares of pixels changed, evenly from 0 to 1.
         blur: standard deviation in pixels; None takes an eighth of the height.
         seed: of the order of equal pixels.
-    Returns:
-        float (N, points): the scores.
+    Returns float (N, points): the scores.
     """
     if mode not in ("deletion", "insertion"):
         raise UsageError(f"mode: {mode!r} is not one of deletion, insertion")

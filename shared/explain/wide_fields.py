@@ -29,8 +29,7 @@ def cut_wide_fields(dataset: Dataset, prepared: Prepared, *, share: float = 0.3,
     Returns:
         Prepared: the fields in place of the crops, label 0 normal tissue and 1 lesion (`malignant` keeps the crop's
         own label), masks of all lesions in a field; no statistics.
-    Raises:
-        DataError: there is no mammogram with a mask.
+    Raises DataError: there is no mammogram with a mask.
     """
     steps = replace(image_steps(prepared.settings), breast_crop=False)
     crops = prepared.manifest

@@ -22,8 +22,7 @@ def set_up_devices(*, threads: int = 0, mixed_precision: bool = True) -> str:
 
     Call it first: once TensorFlow runs, these are left as they are.
 
-    Returns:
-        one line that says which versions and devices will be used.
+    Returns one line that says which versions and devices will be used.
     """
     versions = f"Keras {keras.__version__}, TensorFlow {tf.__version__}"
     with quiet_native_output():  # TensorFlow looks for a driver, and says so where there is none
@@ -45,8 +44,7 @@ def multi_gpu_scope(strategy: str = "auto") -> contextlib.AbstractContextManager
     Args:
         strategy: "none"; "mirrored" for a `tf.distribute.MirroredStrategy` over all GPUs, or over the virtual CPU
             devices where there are several and no GPU; "auto" for mirrored where there are two GPUs or more.
-    Raises:
-        UsageError: another word.
+    Raises UsageError: another word.
     """
     if strategy not in ("auto", "none", "mirrored"):
         raise UsageError(f"STRATEGY: {strategy!r} is not one of auto, none, mirrored")

@@ -21,12 +21,7 @@ FLOAT16_MAX = 65504.0
 
 
 def extract_features(
-    prepared: Prepared,
-    model: keras.Model,
-    layer: str,
-    *,
-    orientations: Sequence[int] = ORIENTATIONS,
-    through: str = "",
+    prepared: Prepared, model: keras.Model, layer: str, *, orientations: Sequence[int] = ORIENTATIONS, through: str = ""
 ) -> CachedFeatures:
     """Compute the output of one layer for every image and orientation, or open it where it was computed before.
 

@@ -46,8 +46,7 @@ def orient(images: np.ndarray, orientations: np.ndarray) -> np.ndarray:
 
     Args:
         orientations: int (B,), 0…7; 0 leaves an image as it is.
-    Returns:
-        array (B, S, S), a copy.
+    Returns array (B, S, S), a copy.
     """
     oriented = np.empty_like(images)
     for place, image, orientation in zip(oriented, images, orientations, strict=True):
@@ -97,10 +96,8 @@ def make_dataset(
         augment: a Keras model as from `make_augmentation`, or None.
         seed: decides order, orientations and draws, together with Keras' random seed.
         orientations: which of the eight flips and quarter turns to use, see `orient`; columns of cached features.
-    Returns:
-        tf.data.Dataset: float32 or uint8 (B, S, S, 1), and float32 (B,) labels.
-    Raises:
-        UsageError: an unknown order.
+    Returns tf.data.Dataset: float32 or uint8 (B, S, S, 1), and float32 (B,) labels.
+    Raises UsageError: an unknown order.
     """
     if order not in ORDERS:
         raise UsageError(f"order {order!r} is not one of {', '.join(ORDERS)}")

@@ -12,8 +12,7 @@ from shared.models import pretrained
 from shared.models.backend import Tensor, keras, layers
 from shared.run import UsageError
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VGG_BGR_MEAN = (103.939, 116.779, 123.68)
 
 
@@ -170,10 +169,8 @@ def build(
         n_classes: 2 gives one sigmoid unit (probability of class 1), more give a softmax over all classes.
         seed: decides the first weights; Python's, NumPy's and Keras' random seeds are set to it.
         alpha: width of MobileNetV2; None takes what the weights file has, or 1.0.
-    Returns:
-        keras.Model: flat, named `name`, not compiled; backbone layers frozen where weights were loaded.
-    Raises:
-        UsageError: unknown name or layer, or weights that do not fit.
+    Returns keras.Model: flat, named `name`, not compiled; backbone layers frozen where weights were loaded.
+    Raises UsageError: unknown name or layer, or weights that do not fit.
     """
     if name not in SCRATCH and name not in BACKBONES:
         raise UsageError(f"model {name!r} is not one of {', '.join((*SCRATCH, *BACKBONES))}")
@@ -209,9 +206,7 @@ def build_backbone(
     pretrained.load_into(network, name, weights, **options)
     feature_layer = feature_layer or backbone.feature_layer
     if feature_layer not in [layer.name for layer in network.layers]:
-        raise UsageError(
-            f"FEATURE_LAYER: {name} has no layer {feature_layer!r}; take one of those that {name}.summary() lists"
-        )
+        raise UsageError(f"FEATURE_LAYER: {name} has no layer {feature_layer!r}; its summary() lists those it has")
     return network.get_layer(feature_layer).output
 
 
@@ -236,10 +231,8 @@ def split(model: keras.Model, layer: str) -> tuple[keras.Model, keras.Model]:
     Args:
         model: a model of `build`.
         layer: name of a layer.
-    Returns:
-        (lower, upper): image -> output of `layer`; output of `layer` -> probability.
-    Raises:
-        UsageError: no such layer, or a shortcut leads past it.
+    Returns (lower, upper): image -> output of `layer`; output of `layer` -> probability.
+    Raises UsageError: no such layer, or a shortcut leads past it.
     """
     if layer not in [part.name for part in model.layers]:
         raise UsageError(f"{model.name}: no layer {layer!r} before its head; choose a FEATURE_LAYER behind {layer!r}")
@@ -247,6 +240,4 @@ def split(model: keras.Model, layer: str) -> tuple[keras.Model, keras.Model]:
     try:
         return keras.Model(model.input, middle), keras.Model(middle, model.output)
     except ValueError:  # Keras: "not connected"
-        raise UsageError(
-            f"{model.name}: a shortcut leads past {layer!r}; split where everything flows through"
-        ) from None
+        raise UsageError(f"{model.name}: a shortcut leads past {layer!r}; split it somewhere else") from None

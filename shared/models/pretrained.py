@@ -77,8 +77,7 @@ def choose_backbones(wanted: Sequence[str], spec: str) -> tuple[list[str], dict[
     Args:
         wanted: names of backbones.
         spec: the parameter `WEIGHTS`.
-    Raises:
-        UsageError: an unknown name, or none that there are weights for.
+    Raises UsageError: an unknown name, or none that there are weights for.
     """
     unknown = [name for name in wanted if name not in SOURCES]
     if unknown or not wanted:
@@ -132,10 +131,9 @@ def imagenet_cache(backbone: str) -> Path:
 def missing_imagenet(backbone: str, error: Exception) -> UsageError:
     """Return an error that says where to get the ImageNet weights of `backbone` and where to put them."""
     reason = " ".join(str(error).split())[:120]
-    return UsageError(
-        f"WEIGHTS: no ImageNet weights for {backbone} ({reason}): get {SOURCES[backbone][0]} and put it at "
-        f"{imagenet_cache(backbone)}, or choose WEIGHTS demo, none or {backbone}=FILE"
-    )
+    way_out = f"get {SOURCES[backbone][0]} and put it at {imagenet_cache(backbone)}"
+    other = f"choose WEIGHTS demo, none or {backbone}=FILE"
+    return UsageError(f"WEIGHTS: no ImageNet weights for {backbone} ({reason}): {way_out}, or {other}")
 
 
 def find_file(value: str) -> Path:
@@ -165,8 +163,7 @@ def load_into(network: "keras.Model", backbone: str, weights: str, alpha: float 
 
     Args:
         network: of width `alpha`.
-    Raises:
-        UsageError: not to be had, broken, or of another network.
+    Raises UsageError: not to be had, broken, or of another network.
     """
     path = weights
     if weights == "none":

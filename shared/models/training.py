@@ -124,8 +124,7 @@ def train(
         labels: int (N,), instead of `prepared.targets`.
         orientations: each training image comes in one of them at random, see `make_dataset`.
         whole: the model to save where `model` is only its trained part, see `split`.
-    Raises:
-        UsageError: unknown loss or balancing.
+    Raises UsageError: unknown loss or balancing.
     """
     inputs = prepared.images if inputs is None else inputs
     labels = np.asarray(prepared.targets if labels is None else labels)
@@ -183,9 +182,9 @@ def compile_model(model: keras.Model, options: TrainingOptions, *, steps: int) -
         optimizer = keras.optimizers.AdamW(weight_decay=options.weight_decay)
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
         optimizer.build(model.trainable_variables)  # made inside the first step, TensorFlow traces that step twice
-    optimizer.learning_rate = keras.optimizers.schedules.CosineDecay(
-        first, max(1, total - warmup), alpha=0.01, warmup_target=rate if warmup else None, warmup_steps=warmup
-    )
+    rise = {"warmup_target": rate if warmup else None, "warmup_steps": warmup}
+    schedule = keras.optimizers.schedules.CosineDecay(first, max(1, total - warmup), alpha=0.01, **rise)
+    optimizer.learning_rate = schedule
     loss, measures = keras.losses.SparseCategoricalCrossentropy(), ["accuracy"]
     if model.output_shape[-1] == 1:
         loss = LOSSES[options.loss]()
@@ -223,9 +222,8 @@ def train_frozen(
     backbone = networks.BACKBONES[model.name]
     head_layers = networks.behind_backbone(model)
     networks.freeze_all_but(model, head_layers)
-    cached = features.extract_features(
-        prepared, model, "pooled", orientations=backbone.orientations, through=backbone.fine_tune_from
-    )
+    images = {"orientations": backbone.orientations, "through": backbone.fine_tune_from}
+    cached = features.extract_features(prepared, model, "pooled", **images)
     _, head = networks.split(model, "pooled")
     linear = {layer.name for layer in head_layers} <= {"pooled", "dropout", "logit", "probability"}
     if linear and model.output_shape[-1] == 1:
@@ -280,8 +278,7 @@ def fine_tune(
         model: a transfer model of `build`; trained in place, from the weights it has.
         options: None takes `FINE_TUNING`.
         fine_tune_from: name of the last frozen layer; None takes the backbone's own (`BACKBONES`).
-    Returns:
-        as `train_frozen`.
+    Returns as `train_frozen`.
     """
     backbone, spent = networks.BACKBONES[model.name], 0.0
     last_frozen = fine_tune_from or backbone.fine_tune_from
@@ -348,10 +345,8 @@ def predict(
     Args:
         model: with a sigmoid, or a softmax over four subtypes: then it is the sum of the two malignant ones.
         images: the image store, uint8 (N, S, S), or `CachedFeatures`.
-    Returns:
-        float64 (n,)
-    Raises:
-        DataError: an output that is a number, and no probability.
+    Returns float64 (n,)
+    Raises DataError: an output that is a number, and no probability.
     """
     each = len(orientations)
     step = max(1, 64 // each)

@@ -1,6 +1,6 @@
 """The run: settings from a notebook's parameters, files written whole, and the names and errors every room uses."""
 
-from shared.run.files import atomic_write, plain_words, read_json, write_csv, write_json, write_text
+from shared.run.files import atomic_write, plain_words, read_json, refuse_damage, write_csv, write_json, write_text
 from shared.run.names import (
     BASELINES,
     DESCRIPTOR_COLUMNS,
@@ -23,5 +23,5 @@ __all__ = [
     "BASELINES", "DESCRIPTOR_COLUMNS", "EXCLUDED", "MANIFEST_COLUMNS", "PATHOLOGIES", "PREDICTION_COLUMNS", "PROFILES",
     "SPLITS", "TABLE_COLUMNS", "TEST", "TRAIN", "VALIDATION", "DataError", "Settings", "UsageError", "atomic_write",
     "check_out", "check_run_dir", "claim_run_dir", "full_path", "is_run", "list_tree", "plain_words", "project_root",
-    "read_json", "resolve_run_dir", "resolve_settings", "write_csv", "write_json", "write_text",
+    "read_json", "refuse_damage", "resolve_run_dir", "resolve_settings", "write_csv", "write_json", "write_text",
 ]  # fmt: skip

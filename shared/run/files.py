@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from shared.run.names import DataError
+from shared.run.names import DataError, OneLineError
 
 TEMPORARY = "MAMMO_TEMPORARY"  # environment variable: how the name of a file begins that is being written
 FORMULA = r"^(?![+-][\d.]+(?:[eE][+-]?\d+)?$)([=+\-@])"  # begins as a formula does, and is no number
@@ -26,8 +26,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
 
     Args:
         path: the file to write; its folder is made.
-    Yields:
-        where to write.
+    Yields where to write.
     """
     path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,10 +68,20 @@ def plain_words(frame: pd.DataFrame) -> pd.DataFrame:
 
 def read_json(path: Path | str) -> Any:
     """Read a JSON file; raises FileNotFoundError, or DataError where it does not parse."""
+    text = Path(path).read_bytes()
+    with refuse_damage(f"{path}: not valid JSON", "delete it and run again"):
+        return json.loads(text.decode("utf-8"))
+
+
+@contextmanager
+def refuse_damage(what: str, way_out: str) -> Iterator[None]:
+    """Turn what libraries raise on a damaged file, of many types, into one DataError: `what` (reason); `way_out`."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: not valid JSON ({error}); delete it and run again") from None
+        yield
+    except OneLineError:
+        raise
+    except Exception as error:
+        raise DataError(f"{what} ({str(error)[:120]}); {way_out}") from None
 
 
 def as_plain(value: Any) -> Any:

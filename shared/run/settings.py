@@ -75,8 +75,7 @@ def full_path(text: Path | str, name: str, *, start: Path | None = None) -> Path
 
     Args:
         start: what a relative path is relative to; None takes the project's root.
-    Raises:
-        UsageError: no file can be called so: no such user, too long, a NUL byte, not UTF-8.
+    Raises UsageError: no file can be called so: no such user, too long, a NUL byte, not UTF-8.
     """
     try:
         path = ((start or project_root()) / Path(text).expanduser()).resolve()
@@ -102,10 +101,8 @@ def resolve_settings(parameters: Mapping[str, Any]) -> Settings:
     Args:
         parameters: a mapping that holds the UPPER_CASE names of the parameters cell; `globals()` will do.
             Other names are passed over. 0, "" and [] mean "as the profile says".
-    Returns:
-        Settings
-    Raises:
-        UsageError: a value that is not one of those allowed; names the parameter and the choices.
+    Returns Settings
+    Raises UsageError: a value that is not one of those allowed; names the parameter and the choices.
     """
     names = [field.name for field in fields(Settings)]
     given = {name: parameters[name.upper()] for name in names if name.upper() in parameters}

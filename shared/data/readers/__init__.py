@@ -63,10 +63,8 @@ def settle_names(manifest: pd.DataFrame) -> pd.DataFrame:
     manifest[words] = text
     copies = manifest.groupby("image_id").cumcount().to_numpy()
     manifest["image_id"] += np.where(copies > 0, [f"#{copy + 1}" for copy in copies], "")
-    for mask, reason in (
-        (garbled, "the file's name is not UTF-8; rename it"),
-        (copies > 0, "an image of this name stands twice"),
-    ):
+    reasons = {"the file's name is not UTF-8; rename it": garbled, "an image of this name stands twice": copies > 0}
+    for reason, mask in reasons.items():
         mask = mask & (manifest.split != EXCLUDED).to_numpy()
         manifest.loc[mask, ["split", "exclusion_reason"]] = [EXCLUDED, reason]
     return manifest

@@ -15,15 +15,14 @@ import pandas as pd
 from shared.data import decoding
 from shared.data.readers import cbis_series, common
 from shared.data.readers.common import Dataset
-from shared.run import PATHOLOGIES, DataError
+from shared.run import PATHOLOGIES, DataError, refuse_damage
 
 NAME = "cbis-ddsm"
 TASKS = ("malignant", "subtype")  # each image shows an abnormality
 CASE_FILES = {
-    ("mass", "train"): "mass_case_description_train_set.csv",
-    ("mass", "test"): "mass_case_description_test_set.csv",
-    ("calcification", "train"): "calc_case_description_train_set.csv",
-    ("calcification", "test"): "calc_case_description_test_set.csv",
+    (kind, split): f"{kind[:4]}_case_description_{split}_set.csv"
+    for kind in ("mass", "calcification")
+    for split in ("train", "test")
 }
 RENAMED = {  # the words of the case files: the manifest's
     "left_or_right_breast": "side", "image_view": "view", "assessment": "birads", "image_file_path": "full_source",
@@ -76,8 +75,7 @@ def read_cases(data_dir: Path) -> pd.DataFrame:
 
     They differ (`breast density`, `breast_density`), hold line breaks inside quoted paths, and end rows with CRLF.
 
-    Returns:
-        words: `NEEDED` and `DESCRIPTORS` under the manifest's names, and `official_split`.
+    Returns words: `NEEDED` and `DESCRIPTORS` under the manifest's names, and `official_split`.
     """
     folder = data_dir / "csv" if (data_dir / "csv").is_dir() else data_dir
     frames = [
@@ -96,10 +94,8 @@ def read_cases(data_dir: Path) -> pd.DataFrame:
 
 def read_case_file(path: Path) -> pd.DataFrame:
     """Read one case file, its blanks and line breaks settled; raises DataError with the row that is wrong."""
-    try:
+    with refuse_damage(f"{path.name}: not a UTF-8 csv file", "fetch it again"):
         raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", header=None)
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise DataError(f"{path.name}: not a UTF-8 csv file ({str(error)[:80]}); fetch it again") from None
     header = [str(word).strip().lower().replace(" ", "_") for word in raw.iloc[0]]
     repeated = [column for column in NEEDED + DESCRIPTORS if header.count(column) > 1]
     if repeated:
@@ -112,13 +108,11 @@ def read_case_file(path: Path) -> pd.DataFrame:
     frame = frame.reindex(columns=[*NEEDED, *DESCRIPTORS], fill_value="").rename(columns=RENAMED)
     frame = frame.map(lambda value: " ".join(value.split()) if isinstance(value, str) else "")
     frame["pathology"] = frame.pathology.str.upper()
-    unknown = np.flatnonzero(~frame.pathology.isin(PATHOLOGIES))
-    if unknown.size:
-        row, words = int(unknown[0]), ", ".join(PATHOLOGIES)
+    for row in np.flatnonzero(~frame.pathology.isin(PATHOLOGIES))[:1]:
+        words = ", ".join(PATHOLOGIES)
         raise DataError(f"{path.name}: row {row + 2}: pathology {frame.pathology[row]!r} is not one of {words}")
-    nobody = np.flatnonzero(frame.patient_id.eq(""))
-    if nobody.size:
-        raise DataError(f"{path.name}: row {int(nobody[0]) + 2}: no patient_id")
+    for row in np.flatnonzero(frame.patient_id.eq(""))[:1]:
+        raise DataError(f"{path.name}: row {row + 2}: no patient_id")
     return frame
 
 
@@ -129,11 +123,9 @@ def read_roles(data_dir: Path) -> dict[str, str]:
     path = folder / "dicom_info.csv"
     if not path.is_file():
         return {}
-    try:
+    way_out = "fetch it again, or remove it: files are then told apart by their content"
+    with refuse_damage(f"{path.name}: cannot be read", way_out):
         info = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=["image_path", "SeriesDescription"])
-    except (ValueError, UnicodeDecodeError) as error:
-        message = f"{path.name}: cannot be read ({str(error)[:80]}); fetch it again, or remove it"
-        raise DataError(f"{message}: files are then told apart by their content") from None
     roles = info.SeriesDescription.str.strip().str.lower().map(ROLES)
     keys = info.image_path.str.strip().str.split("/").str[-2:].str.join("/")
     return dict(zip(keys[roles.notna()], roles.dropna(), strict=True))
@@ -192,7 +184,6 @@ def row_name(row: Any) -> str:
 
 def list_images(rows: pd.DataFrame, task: str, input: str) -> pd.DataFrame:
     """Keep what the manifest needs; of mammograms, one row each: the worst abnormality's, with all masks."""
-    extra = ["full_image_path"]
     rows = rows.assign(
         image_id=[row_name(row) for row in rows.itertuples()],
         image_path=rows[f"{input}_path"],
@@ -205,10 +196,7 @@ def list_images(rows: pd.DataFrame, task: str, input: str) -> pd.DataFrame:
         rows = ordered.drop_duplicates("full_path").sort_index()
         rows = rows.assign(all_masks=rows.full_path.map(masks), lesion="")
         rows["image_id"] = rows.image_id.str.rsplit("_", n=1).str[0]
-        extra += ["all_masks"]
     if task == "subtype":
         rows["subtype"] = [common.subtype_of(row.abnormality_type, row.pathology) for row in rows.itertuples()]
-        extra += ["subtype"]
     sources = ["abnormality_id", "full_source", "crop_source", "mask_source", "full_path", "crop_path"]
-    known = [column for column in rows if column not in (*sources, *extra)]
-    return rows[[*known, *extra]]
+    return rows.drop(columns=sources)

@@ -74,8 +74,7 @@ def locate_crop(full: np.ndarray, crop: np.ndarray, mask: np.ndarray) -> tuple[i
 
     Args:
         full, mask: (H, W) of one size; crop: (h, w) with h ≤ H, w ≤ W.
-    Returns:
-        (top, left) in pixels of `full`
+    Returns (top, left) in pixels of `full`
     """
     height, width = crop.shape
     if height > full.shape[0] or width > full.shape[1] or mask.shape != full.shape or not mask.any():

@@ -11,12 +11,8 @@ import pandas as pd
 from shared.data import decoding
 from shared.run import EXCLUDED, MANIFEST_COLUMNS, UsageError, list_tree
 
-SUBTYPES = (
-    ("calcification", "BENIGN"),
-    ("mass", "BENIGN"),
-    ("calcification", "MALIGNANT"),
-    ("mass", "MALIGNANT"),
-)  # the position is the number of TASK="subtype"; -1 where a row has none
+# the position is the number of TASK="subtype"; -1 where a row has none
+SUBTYPES = (("calcification", "BENIGN"), ("mass", "BENIGN"), ("calcification", "MALIGNANT"), ("mass", "MALIGNANT"))
 
 
 @dataclass(frozen=True)
@@ -24,28 +20,21 @@ class Dataset:
     """What a reader returns.
 
     Attributes:
-        name: the layout's name in `READERS`.
-        data_dir: absolute folder that all paths of the manifest are relative to.
         manifest: one row per image, `MANIFEST_COLUMNS` (and, after them, what the layout adds). `split` is "" or,
             where the reader itself rules a row out, "excluded" with `exclusion_reason`; `fold` is −1.
-        class_names: the words for label 0 and label 1.
         read_image: (image_path, min_side=None) → (H, W) grey plane of uint8, uint16 or float; raises DataError; safe
             in threads. A reader may return a smaller image whose shorter side is at least `min_side` pixels.
-        read_mask: manifest row → (H, W) lesion mask in the frame of that row's image; None where there are none.
-        coverage: per split and type, how many rows the source lists and how many images are on disk; or None.
-        facts: what else the audit should echo, by name (numbers, lists).
-        notes: sentences for the reader of the audit.
     """
 
-    name: str
-    data_dir: Path
+    name: str  # of the layout in `READERS`
+    data_dir: Path  # absolute; all paths of the manifest are relative to it
     manifest: pd.DataFrame
-    class_names: tuple[str, str]
+    class_names: tuple[str, str]  # the words for label 0 and label 1
     read_image: Callable[..., np.ndarray]
-    read_mask: Callable[..., np.ndarray] | None = None
-    coverage: pd.DataFrame | None = None
-    facts: dict = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    read_mask: Callable[..., np.ndarray] | None = None  # manifest row → (H, W) lesion mask in its image's frame
+    coverage: pd.DataFrame | None = None  # rows that the source lists and images on disk, per split and type
+    facts: dict = field(default_factory=dict)  # what else the audit should echo, by name (numbers, lists)
+    notes: tuple[str, ...] = ()  # sentences for the reader of the audit
 
 
 def make_dataset(
@@ -56,22 +45,16 @@ def make_dataset(
     Args:
         rows: at least image_id, patient_id, label, image_path; `exclusion_reason` sets `split` to "excluded". What
             is no manifest column becomes an extra column at the end.
-    Returns:
-        Dataset whose manifest holds words as str ("" where unknown), and label, fold and subtype as int.
+    Returns Dataset whose manifest holds words as str ("" where unknown), and label, fold and subtype as int.
     """
-    frame = pd.DataFrame(rows).reset_index(drop=True)
-    for column in MANIFEST_COLUMNS:
-        if column not in frame:
-            frame[column] = ""
-    frame = frame.assign(source=name, fold=-1)
+    frame = pd.DataFrame(rows).reset_index(drop=True).assign(source=name, fold=-1)
+    frame = frame.reindex(columns=[*MANIFEST_COLUMNS, *(column for column in frame if column not in MANIFEST_COLUMNS)])
     numbers = [column for column in ("label", "fold", "subtype") if column in frame]
     words = [column for column in frame if column not in numbers]
-    frame[words] = frame[words].fillna("").astype(str)
+    frame[words] = frame[words].astype(object).fillna("").astype(str)
     frame[numbers] = frame[numbers].astype(int)
     frame["split"] = np.where(frame["exclusion_reason"] != "", EXCLUDED, "")
-    extra = [column for column in frame if column not in MANIFEST_COLUMNS]
-    manifest = frame[[*MANIFEST_COLUMNS, *extra]]
-    return Dataset(name, data_dir, manifest, class_names, image_reader(data_dir), notes=tuple(notes))
+    return Dataset(name, data_dir, frame, class_names, image_reader(data_dir), notes=tuple(notes))
 
 
 def subtype_of(abnormality_type: str, pathology: str) -> int:
@@ -94,8 +77,7 @@ def image_reader(data_dir: Path) -> Callable[..., np.ndarray]:
 def list_files(data_dir: Path, *endings: str) -> list[str]:
     """List the files below `data_dir`, at any depth, whose names in lower case end in one of `endings`.
 
-    Returns:
-        sorted paths relative to `data_dir`, POSIX slashes.
+    Returns sorted paths relative to `data_dir`, POSIX slashes.
     """
     files = (path for path in list_tree(data_dir) if path.name.lower().endswith(endings))
     return sorted(path.relative_to(data_dir).as_posix() for path in files)

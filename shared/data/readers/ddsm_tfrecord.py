@@ -20,13 +20,14 @@ from tqdm import tqdm
 from shared.data import decoding
 from shared.data.readers import common
 from shared.data.readers.common import Dataset
-from shared.run import DataError
+from shared.run import DataError, refuse_damage
 from shared.run.native_output import quiet_native_output
 
-NAME = "ddsm-tfrecord"
+NAME, TASKS = "ddsm-tfrecord", ("malignant", "abnormal", "subtype")
 SIDE = 299  # pixels, height and width of every image
 MAX_RECORD = 4 * SIDE**2  # bytes; a record holds one image and a few words
 LESIONS = (("normal", "NORMAL"), *common.SUBTYPES)  # position = the source's `label`
+DAMAGED = "{}: record {} at byte {} is cut short, damaged, or no tile; fetch the shard again"
 UNNAMED = (
     "images carry no file name: patients cannot be told apart, and each image counts as one. Each lesion was cropped "
     "three times in each view, so near-copies stand in train and validation: validation scores are inflated."
@@ -38,16 +39,13 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
 
     Task "malignant" excludes normal tiles, "abnormal" sets any lesion against them, "subtype" is as malignant.
 
-    Raises:
-        DataError, UsageError: no shards, a shard that is damaged, labels that do not fit, a task without labels.
+    Raises DataError, UsageError: no shards, a shard that is damaged, labels that do not fit, a task without labels.
     """
-    common.check_task(NAME, task, ("malignant", "abnormal", "subtype"))
+    common.check_task(NAME, task, TASKS)
     shards = common.list_files(data_dir, ".tfrecords")
     if not shards:
         raise DataError(f"{data_dir}: no *.tfrecords below it; expected training10_<n>/training10_<n>.tfrecords")
-    size = sum((data_dir / shard).stat().st_size for shard in shards)
-    with tqdm(total=size, desc="indexing records", unit="B", unit_scale=True, leave=False, disable=None) as bar:
-        rows = [row for shard in shards for row in index_shard(data_dir, shard, task, bar)]
+    rows = [row for shard in shards for row in index_shard(data_dir, shard, task)]
     held_out = [row for part in ("test10", "cv10") for row in index_array(data_dir, part, task)]
     rows, notes = rows + held_out, ["Every image is a tile of 299 × 299 pixels: INPUT has no effect."]
     unnamed = sum(row["patient_id"] == row["image_id"] for row in rows)
@@ -75,39 +73,40 @@ def load_tensorflow() -> Any:
     return tf
 
 
-def index_shard(data_dir: Path, shard: str, task: str, bar: tqdm) -> list[dict]:
+def index_shard(data_dir: Path, shard: str, task: str) -> list[dict]:
     """List the records of one shard as manifest rows; raises DataError where the file is cut short or damaged."""
-    tf, offset = load_tensorflow(), 0
+    tf, path = load_tensorflow(), data_dir / shard
     rows: list[dict] = []
+    offsets = find_records(path)
     try:
-        check_lengths(data_dir / shard)
-        for message in tf.data.TFRecordDataset(str(data_dir / shard)).as_numpy_iterator():
+        messages = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+        bar = tqdm(messages, f"indexing {path.name}", len(offsets), leave=False, disable=None)
+        for offset, message in zip(offsets, bar, strict=True):
             values, problem = parse_example(message)
-            row = make_row(f"{Path(shard).stem}_{len(rows):06d}", values, task)
+            row = make_row(f"{path.stem}_{len(rows):06d}", values, task)
             rows.append(row | {"image_path": f"{shard}#{offset}", "official_split": "train"})
             rows[-1]["exclusion_reason"] = problem or row["exclusion_reason"]
-            step = len(message) + 16  # around it: its length (8 bytes), the length's CRC-32C (4), its own (4)
-            offset += step
-            bar.update(step)
     except (tf.errors.OpError, UnicodeEncodeError):  # or a name that is no text
-        where = f"{data_dir / shard}: record {len(rows)} at byte {offset}"
-        raise DataError(f"{where} is cut short or damaged; fetch the shard again") from None
+        raise DataError(DAMAGED.format(path, len(rows), offsets[len(rows)])) from None
     if not rows:
-        raise DataError(f"{data_dir / shard}: no records; the file is empty, fetch it again")
+        raise DataError(f"{path}: no records; the file is empty, fetch it again")
     return rows
 
 
-def check_lengths(path: Path) -> None:
-    """Raise DataError where a record says that it is longer than any, before TensorFlow makes room for it."""
-    size, offset, number = path.stat().st_size, 0, 0
+def find_records(path: Path) -> list[int]:
+    """Return the byte at which each record starts: length (8 bytes), its CRC-32C (4), message, its CRC-32C (4).
+
+    Raises DataError where one says that it is longer than any, before TensorFlow makes room for it.
+    """
+    offsets, end = [], 0
     with path.open("rb") as file:
-        while offset < size:
-            file.seek(offset)
+        while end < path.stat().st_size:
+            offsets.append(file.seek(end))
             length = int.from_bytes(file.read(8), "little")
             if length > MAX_RECORD:
-                where = f"{path}: record {number} at byte {offset}"
-                raise DataError(f"{where} is cut short or damaged, or no image of {SIDE} px; fetch the shard again")
-            offset, number = offset + length + 16, number + 1
+                raise DataError(DAMAGED.format(path, len(offsets) - 1, end))
+            end += length + 16
+    return offsets
 
 
 def parse_example(message: bytes) -> tuple[dict, str]:
@@ -131,11 +130,10 @@ def make_row(image_id: str, values: dict, task: str) -> dict:
 
     The patient is a CBIS-DDSM or DDSM one, else all up to the file name's first number, else the image.
     """
-    name = values.get("filename", b"")
+    name, label = values.get("filename", b""), values.get("label", -1)
     name = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
     stem = Path(name.replace("\\", "/")).stem
-    leading = re.match(r".*?\d+", stem)
-    label = values.get("label", -1)
+    leading = re.match(r".*?\d+|.*", stem)
     is_known = isinstance(label, int) and 0 <= label < len(LESIONS)
     abnormality, pathology = LESIONS[label] if is_known else ("", "")
     normal = values.get("label_normal")
@@ -146,7 +144,7 @@ def make_row(image_id: str, values: dict, task: str) -> dict:
         reason = "no label that tells benign from malignant"
     else:
         reason = "" if label else f"normal tile: task {task} compares lesions with lesions"
-    patient = common.patient_from_name(stem) or (leading.group(0) if leading else stem) or name or image_id
+    patient = common.patient_from_name(stem) or (leading and leading[0]) or name or image_id
     return {
         "image_id": image_id, "patient_id": patient, **common.side_and_view(name), "abnormality_type": abnormality,
         "pathology": pathology, "exclusion_reason": reason, "subtype": common.subtype_of(abnormality, pathology),
@@ -178,10 +176,8 @@ def index_array(data_dir: Path, part: str, task: str) -> list[dict]:
 
 def open_array(path: Path) -> np.ndarray:
     """Map an array of numbers from disk; never unpickles."""
-    try:
+    with refuse_damage(f"{path}: not a readable array of numbers", "fetch it again"):
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # the header parser raises many types on damaged files
-        raise DataError(f"{path}: not a readable array of numbers ({error}); fetch it again") from None
 
 
 def read_tile(data_dir: Path, image_path: str) -> np.ndarray:

@@ -30,10 +30,8 @@ def score_ideal_observer(data_dir: Path | str, image_ids: Sequence[str]) -> np.n
     Args:
         data_dir: the folder of the demo data.
         image_ids: as in the manifest.
-    Returns:
-        float64 (len(image_ids),), 0 ... 1; None where the folder holds no such scores, as with real data.
-    Raises:
-        DataError: an image has no score.
+    Returns float64 (len(image_ids),), 0 ... 1; None where the folder holds no such scores, as with real data.
+    Raises DataError: an image has no score.
     """
     path = Path(data_dir) / "oracle.csv"
     if not path.is_file():
@@ -47,12 +45,7 @@ def score_ideal_observer(data_dir: Path | str, image_ids: Sequence[str]) -> np.n
 
 
 def provide_demo(
-    folder: Path | str,
-    *,
-    layout: str = "cbis-ddsm",
-    patients: int | None = None,
-    seed: int = 0,
-    acquisition: str = "A",
+    folder: Path | str, *, layout: str = "cbis-ddsm", patients: int | None = None, seed: int = 0, acquisition: str = "A"
 ) -> Path:
     """Draw phantom patients into `folder`, unless this version of `phantoms` drew the same there already.
 
@@ -63,10 +56,8 @@ def provide_demo(
         patients: how many; None takes the layout's default.
         seed: the same seed draws the same files.
         acquisition: "A", or "B" for other patients of a second hospital with another film and share of cancers.
-    Returns:
-        the folder.
-    Raises:
-        DataError: an option that is not known, or a folder that cannot be written or is not ours.
+    Returns the folder.
+    Raises DataError: an option that is not known, or a folder that cannot be written or is not ours.
     """
     import phantoms
 

@@ -45,8 +45,7 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
     cannot be cropped and are excluded. A full image with several lesions is positive if any of them is.
     Paths of crops end in `#lesion=x,y,side` or `#normal=side`.
 
-    Raises:
-        DataError, UsageError: no `Info.txt`, nothing in it that can be read, no image, or a task without labels.
+    Raises DataError, UsageError: no `Info.txt`, nothing in it that can be read, no image, or a task without labels.
     """
     common.check_task(NAME, task, TASKS)
     infos = common.list_files(data_dir, "info.txt")
@@ -62,9 +61,7 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
     if without:
         notes.append(f"{without} lesions have no coordinates and cannot be cropped: excluded.")
     if task == "abnormal" and input == "crop":
-        notes.append(
-            "A normal crop has a fixed place in the breast: where a crop lies may still tell the classes apart."
-        )
+        notes.append("A normal crop has a fixed place in the breast: where crops lie may still tell the classes apart.")
     class_names = ("normal", "abnormal") if task == "abnormal" else ("benign", "malignant")
     dataset = common.make_dataset(NAME, data_dir, rows, class_names, notes=notes)
     return replace(
@@ -137,8 +134,7 @@ def list_rows(info: pd.DataFrame, files: dict[str, str], task: str, input: str) 
 def read_crop(data_dir: Path, image_path: str) -> tuple[np.ndarray, tuple[slice, slice]]:
     """Read an image, or the crop that its fragment asks for; moved inside the image where it would stick out.
 
-    Returns:
-        the crop uint8 (side, side), and its place: (rows, columns) of the image.
+    Returns the crop uint8 (side, side), and its place: (rows, columns) of the image.
     """
     relative, fragment = [*re.split("#(?=lesion=|normal=)", image_path), ""][:2]
     image = decoding.read_grey(decoding.inside(data_dir, relative))

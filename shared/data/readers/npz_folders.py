@@ -27,26 +27,16 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
     for folder, label in labels.items():
         for path in sorted(path for path in folder.glob("*.npz") if path.is_file()):
             name = f"{folder.name}_{path.stem}"
-            rows.append(
-                {
-                    "image_id": name,
-                    "patient_id": common.patient_from_name(path.stem) or name,
-                    **common.side_and_view(path.stem),
-                    "pathology": folder.name.upper(),
-                    "label": label,
-                    "image_path": path.relative_to(data_dir).as_posix(),
-                    "exclusion_reason": "" if path.stat().st_size else f"{path.name} is an empty file",
-                }
-            )
+            place = {"image_id": name, "patient_id": common.patient_from_name(path.stem) or name}
+            place |= {"image_path": path.relative_to(data_dir).as_posix(), **common.side_and_view(path.stem)}
+            rows.append({**place, "pathology": folder.name.upper(), "label": label})
     notes = ["Arrays are taken as they are: INPUT has no effect."]
     unnamed = sum(row["patient_id"] == row["image_id"] for row in rows)
     if unnamed:
         notes.append(f"{unnamed} of {len(rows)} files carry no patient in their name (P_00001_…): each counts as one.")
         notes.append("Images of one woman may then lie on both sides of a split, and scores are inflated.")
-    negative, positive = (
-        " / ".join(folder.name for folder, label in labels.items() if label == value) for value in (0, 1)
-    )
-    return common.make_dataset(NAME, data_dir, rows, (negative, positive), notes=notes)
+    zeros, ones = (" / ".join(path.name for path, label in labels.items() if label == value) for value in (0, 1))
+    return common.make_dataset(NAME, data_dir, rows, (zeros, ones), notes=notes)
 
 
 def label_folders(data_dir: Path) -> dict[Path, int]:

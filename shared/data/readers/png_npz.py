@@ -39,8 +39,6 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
     rows += [synthetic_row(path, task, stems) for path in synthetic]
     for row, path in zip(rows, originals + synthetic, strict=True):
         row["image_path"] = path.relative_to(data_dir).as_posix()
-        if not path.stat().st_size:
-            row["exclusion_reason"] = f"{path.name} is an empty file"
     notes = ["Every image is a patch: INPUT has no effect."]
     unnamed = sum(not common.patient_from_name(path.stem) for path in originals)
     if unnamed:
