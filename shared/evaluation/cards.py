@@ -60,7 +60,7 @@ def render(template: Path, facts: Mapping[str, Any], target: Path) -> Path:
 
 def fill(template: Path, facts: Mapping[str, Any]) -> str:
     """Fill a Jinja template, which has the filters `short`, `number`, `percent` and `cell`, with facts."""
-    blocks = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    blocks: Any = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     files, is_html = jinja2.FileSystemLoader(template.parent), template.suffix == ".html"
     environment = jinja2.Environment(loader=files, autoescape=is_html, undefined=jinja2.StrictUndefined, **blocks)
     filters = {"number": partial(short, form=",.0f"), "percent": partial(short, form=".0%"), "cell": markdown_cell}

@@ -222,8 +222,8 @@ def train_frozen(
     backbone = networks.BACKBONES[model.name]
     head_layers = networks.behind_backbone(model)
     networks.freeze_all_but(model, head_layers)
-    images = {"orientations": backbone.orientations, "through": backbone.fine_tune_from}
-    cached = features.extract_features(prepared, model, "pooled", **images)
+    turned, through = backbone.orientations, backbone.fine_tune_from
+    cached = features.extract_features(prepared, model, "pooled", orientations=turned, through=through)
     _, head = networks.split(model, "pooled")
     linear = {layer.name for layer in head_layers} <= {"pooled", "dropout", "logit", "probability"}
     if linear and model.output_shape[-1] == 1:
