@@ -49,7 +49,9 @@ def make_run(folder, *, record=RECORD, best="mobilenetv2"):
     manifest.loc[:2, ["split", "exclusion_reason"]] = "excluded", "no image | file"
     save_manifest(folder, manifest)
     settings = SimpleNamespace(run_dir=folder, dataset=record["dataset"]["name"], seed=0)
-    prepared = SimpleNamespace(settings=settings, manifest=manifest, rows=lambda name: rows[manifest.split == name])
+    prepared = SimpleNamespace(
+        settings=settings, manifest=manifest, ideal=None, rows=lambda name: rows[manifest.split == name]
+    )
     for name, strength in {"majority": 0, "mean_intensity": 0.1, "birads": 0.6, "simple_cnn": 0.2, best: 0.4}.items():
         noise = generator.random(240) if strength else 0.4
         scores = np.clip(manifest.label * strength + noise * (1 - strength), 0, 1)
