@@ -1,6 +1,7 @@
 """The command line. Exit status 0: done; 1: a notebook failed; 2: wrong usage or unusable data; 130: interrupted."""
 
 import argparse
+import importlib
 import io
 import signal
 import sys
@@ -38,19 +39,19 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--patients", type=int, metavar="N", help="how many (default: the demo's own number)")
     demo.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
 
-    predict = commands.add_parser(
-        "predict", help="score new images with a saved model, its preprocessing and threshold"
-    )
-    predict.add_argument("--model", required=True, metavar="FILE", help="models/<name>.keras of a run directory")
-    predict.add_argument("images", nargs="+", metavar="IMAGE", help="files (DICOM, PNG, JPEG, PGM, NPZ ...) or folders")
+    predict = commands.add_parser("predict", help="score new images with a saved model, its own steps and threshold")
+    model: dict[str, Any] = {"dest": "model_file", "required": True, "metavar": "FILE"}
+    predict.add_argument("--model", **model, help="models/<name>.keras of a run directory")
+    predict.add_argument("places", nargs="+", metavar="IMAGE", help="files (DICOM, PNG, JPEG, PGM, NPZ ...) or folders")
     predict.add_argument("--out", metavar="CSV", help="file to write (default: print)")
     predict.add_argument("--threshold", type=float, metavar="T", help="instead of the model's own")
 
     export = commands.add_parser("export", help="write a saved model for phones and servers, and measure what it costs")
-    export.add_argument("--model", required=True, metavar="FILE", help="models/<name>.keras of a run directory")
+    export.add_argument("--model", **model, help="models/<name>.keras of a run directory")
     export.add_argument("--out", metavar="DIR", help="folder to write to (default: beside the model)")
     kinds = ("float32", "float16", "int8", "onnx", "openvino")  # pipeline.export.KINDS, whose import takes seconds
-    export.add_argument("--kind", nargs="+", default=("float16", "int8"), choices=kinds, help="default: float16 int8")
+    options = {"dest": "kinds", "nargs": "+", "default": ("float16", "int8"), "choices": kinds}
+    export.add_argument("--kind", **options, help="default: float16 int8")
 
     add_referee(commands)
     commands.add_parser("doctor", help="check Python, packages, GPU, memory, disk and cached weights")
@@ -66,54 +67,39 @@ def add_referee(commands: Any) -> None:
     referee = commands.add_parser("referee", help="judge anyone's predictions: intervals, paired tests, warnings")
     referee.add_argument("files", nargs="+", metavar="CSV", help="columns patient_id, label, score, or their synonyms")
     referee.add_argument("--out", default="referee", metavar="DIR", help="folder to write to (default: referee)")
-    referee.add_argument(
-        "--prevalence", type=float, default=0.005, metavar="P", help="share of class 1 (default: .005)"
-    )
+    referee.add_argument("--prevalence", type=float, default=0.005, metavar="P", help="share of class 1 (default .005)")
 
 
 def run_command(options: argparse.Namespace, notebooks_dir: Path | str | None) -> int:
     """Carry out what the arguments ask for and return the exit status; each command imports what it needs."""
-    progress = sys.stderr.isatty()
-    if options.command == "run":
+    words, progress = dict(vars(options)), sys.stderr.isatty()
+    command = words.pop("command")
+    if command == "run":
         from pipeline.series import RunOptions, run_series
 
-        words = {name: value for name, value in vars(options).items() if name != "command"}
         words.update(only=tuple(options.only), parameters=tuple(map(tuple, options.parameters)))
         run_series(RunOptions(**words), notebooks_dir=notebooks_dir, echo=echo)
-    elif options.command == "demo-data":
+    elif command == "demo-data":
         from phantoms import write_demo_data
         from shared.run import UsageError, check_out
 
-        words = {"layout": options.layout, "patients": options.patients, "seed": options.seed, "progress": progress}
         try:
-            write_demo_data(check_out(options.out, is_folder=True), **words)
+            write_demo_data(check_out(words.pop("out"), is_folder=True), **words, progress=progress)
         except (ValueError, OSError) as error:
             raise UsageError(str(error)) from None
         echo(f"written: {options.out} (layout {options.layout})")
-    elif options.command == "predict":
-        from pipeline import predict
-
-        words = {"out": options.out, "threshold": options.threshold, "echo": echo, "progress": progress}
-        predict.run(options.model, options.images, **words)
-    elif options.command == "referee":
-        from pipeline import referee
-
-        referee.run(options.files, out=options.out, prevalence=options.prevalence, echo=echo)
-    elif options.command == "export":
-        from pipeline import export
-
-        export.run(options.model, out=options.out, kinds=options.kind, echo=echo)
-    elif options.command == "doctor":
-        from pipeline import doctor
-
-        return DONE if doctor.check(echo=echo) else FAILED
-    else:
+    elif command == "bench":
         from benchmarks import bench
         from shared.run import check_out, project_root
 
         out = options.out or (None if options.quick else project_root() / "runs/benchmark.json")
-        out = out and check_out(out)
-        bench.run(only=options.only, quick=options.quick, out=out, echo=echo, progress=progress)
+        bench.run(**words | {"out": out and check_out(out)}, echo=echo, progress=progress)
+    elif command == "doctor":
+        from pipeline import doctor
+
+        return DONE if doctor.check(echo=echo) else FAILED
+    else:  # predict, export, referee
+        importlib.import_module(f"pipeline.{command}").run(**words, echo=echo)
     return DONE
 
 

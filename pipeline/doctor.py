@@ -12,8 +12,7 @@ from pathlib import Path
 from shared.run import project_root
 
 PYTHON_VERSIONS = ((3, 11), (3, 13))  # first and last that the pinned packages support
-MEMORY_GB = 3.0
-DISK_GB = 2.0
+MEMORY_GB, DISK_GB = 3.0, 2.0
 INSTALL = f"{Path(sys.executable).name} -m pip install -r requirements.txt"
 Lines = Iterator[tuple[str, str]]
 
@@ -63,15 +62,13 @@ def check_machine() -> Lines:
     """Look at free memory, processor cores, and the room for run directories."""
     import psutil
 
-    free, hint = psutil.virtual_memory().available / 2**30, f", a run peaks near {MEMORY_GB:g} GB: close programs"
-    yield ("note" if free < MEMORY_GB else "ok"), f"{free:.1f} GB of memory free{hint if free < MEMORY_GB else ''}"
+    free, root = psutil.virtual_memory().available / 2**30, project_root()
+    hint = f", a run peaks near {MEMORY_GB:g} GB: close programs" if free < MEMORY_GB else ""
+    yield ("note" if hint else "ok"), f"{free:.1f} GB of memory free{hint}"
     yield "ok", f"{os.cpu_count()} processor cores"
-    root = project_root()
-    free, hint = shutil.disk_usage(root).free / 2**30, f", {DISK_GB:g} GB wanted: free some, or give --run-dir"
-    yield (
-        ("MISSING" if free < DISK_GB else "ok"),
-        f"{free:.1f} GB of disk free at {root}{hint if free < DISK_GB else ''}",
-    )
+    free = shutil.disk_usage(root).free / 2**30
+    hint = f", {DISK_GB:g} GB wanted: free some, or give --run-dir" if free < DISK_GB else ""
+    yield ("MISSING" if hint else "ok"), f"{free:.1f} GB of disk free at {root}{hint}"
     if not os.access(root, os.W_OK):
         yield "note", f"{root} cannot be written: give --run-dir"
 
@@ -84,11 +81,9 @@ def check_kernel() -> Lines:
         command = KernelSpecManager().get_kernel_spec("python3").argv[0]
     except NoSuchKernel:
         command = "not there"
-    if command == "python" or Path(command).resolve() == Path(sys.executable).resolve():
-        yield "ok", "the kernel python3 is this Python"
-    else:
-        fix = f"`{Path(sys.executable).name} -m ipykernel install --sys-prefix`"
-        yield "note", f"the kernel python3 is {command}, not this Python: {fix}"
+    good = command == "python" or Path(command).resolve() == Path(sys.executable).resolve()
+    fix = f"{command}, not this Python: `{Path(sys.executable).name} -m ipykernel install --sys-prefix`"
+    yield "ok" if good else "note", f"the kernel python3 is {'this Python' if good else fix}"
 
 
 def check_tensorflow() -> Lines:
@@ -113,7 +108,5 @@ def check_weights() -> Lines:
     yield "MISSING" if hint else "ok", f"bundled weights (WEIGHTS demo): {bundled}{hint}"
     for backbone, (url, _) in pretrained.SOURCES.items():
         path = pretrained.imagenet_cache(backbone)
-        if path.is_file():
-            yield "ok", f"ImageNet weights of {backbone}: {path}"
-        else:
-            yield "note", f"no ImageNet weights of {backbone}: WEIGHTS imagenet downloads {url} to {path.parent}"
+        missing = f"no ImageNet weights of {backbone}: WEIGHTS imagenet downloads {url} to {path.parent}"
+        yield ("ok", f"ImageNet weights of {backbone}: {path}") if path.is_file() else ("note", missing)

@@ -29,13 +29,7 @@ class NotebookError(RuntimeError):
 
 
 def execute_copy(
-    source: Path,
-    target: Path,
-    parameters: dict[str, Any],
-    *,
-    run_dir: Path,
-    cwd: Path | None = None,
-    progress: dict[str, Any] | None = None,
+    source: Path, target: Path, parameters: dict, *, run_dir: Path, cwd: Path | None = None, progress: Any = False
 ) -> dict[str, float]:
     """Execute notebook `source` with papermill, in a kernel of its own, and write the executed copy to `target`.
 
@@ -45,11 +39,9 @@ def execute_copy(
         parameters: {NAME: value} to inject.
         run_dir: what MAMMO_RUN_DIR is to be for it.
         cwd: where the kernel starts; default: the project's root.
-        progress: options of a tqdm bar over the cells.
+        progress: {name: value}, options of a tqdm bar over the cells; False for none.
     Returns `seconds`, and `peak_memory_mb` of the kernel and its children.
-    Raises:
-        NotebookError: a cell failed, or the kernel died.
-        DataError, UsageError: a cell raised one of these.
+    Raises NotebookError: a cell failed, or the kernel died. DataError, UsageError: a cell raised one of these.
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -65,7 +57,7 @@ def execute_copy(
                 parameters=parameters,
                 kernel_name="python3",
                 cwd=cwd or project_root(),
-                progress_bar=progress or False,
+                progress_bar=progress,
                 start_timeout=120,
                 coalesce_streams=True,
                 config=Config(KernelManager={"transport_encryption": "auto"}),  # nobody else on the machine listens
@@ -154,9 +146,8 @@ def write_html(notebook: Path) -> Path:
     node = nbformat.read(notebook, as_version=4)
     exporter = HTMLExporter(embed_images=True, require_js_url="", exclude_anchor_links=True)
     page, _ = exporter.from_notebook_node(node, resources={"metadata": {"name": notebook.stem}})
-    page = page.replace(
-        'class="jp-OutputArea', 'class="tex2jax_ignore jp-OutputArea'
-    )  # names from data are no formulas
+    # names from data are no formulas
+    page = page.replace('class="jp-OutputArea', 'class="tex2jax_ignore jp-OutputArea')
     page = re.sub(r'href="([^":/]+)\.ipynb(#[^"]*)?"', r'href="\1.html\2"', page)
     page = page.replace('href="../README.md"', 'href="../index.html"').replace('<script src=""></script>', "")
     text = "\n".join(cell.source for cell in node.cells if cell.cell_type == "markdown")

@@ -93,16 +93,9 @@ def load_litert(path: Path) -> Call:
     from shared.models.backend import quiet_native_output, tf
 
     with quiet_native_output():
-        interpreter = tf.lite.Interpreter(str(path), num_threads=1)
-        interpreter.allocate_tensors()
-    given, result = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
-
-    def call(batch: np.ndarray) -> np.ndarray:
-        interpreter.set_tensor(given, batch)
-        interpreter.invoke()
-        return interpreter.get_tensor(result)
-
-    return call
+        run_once = tf.lite.Interpreter(str(path), num_threads=1).get_signature_runner()
+    (given,), (result,) = run_once.get_input_details(), run_once.get_output_details()
+    return lambda batch: run_once(**{given: batch})[result]
 
 
 def time_scores(call: Call, batches: np.ndarray) -> tuple[np.ndarray, float]:

@@ -11,8 +11,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from shared.data import ImageSteps, prepare_image, read_grey
-from shared.run import DataError, UsageError, check_out, full_path, list_tree, read_json, write_csv
-from shared.run.names import OneLineError
+from shared.run import DataError, UsageError, check_out, full_path, list_tree, read_json, refuse_damage, write_csv
 from shared.run.settings import LIMITS
 
 SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg", ".pgm", ".tif", ".tiff", ".bmp", ".npz", ".npy")
@@ -42,7 +41,8 @@ def load(model_file: Path | str, *, threshold: float | None = None) -> SavedMode
     networks = [load_network(path)]
     run_dir, size = path.parent.parent, networks[0].input_shape[1]
     found = (run_dir / "data/images.json", run_dir / f"results/metrics/{path.stem}.json", run_dir / "data/audit.json")
-    try:
+    files = ", ".join(str(file.relative_to(run_dir)) for file in found)
+    with refuse_damage(f"{run_dir}: {files}: not as a run writes them", "run it again"):
         store, result, audit = (read_json(file) if file.is_file() else {} for file in found)
         steps = ImageSteps(**{**store.get("steps", {}), "size": size})
         same_size = store.get("steps", {}).get("size") == size
@@ -51,18 +51,13 @@ def load(model_file: Path | str, *, threshold: float | None = None) -> SavedMode
         names = [name for row in audit.get("splits", [])[:1] for name in row]
         if not 0 <= cut <= 1:
             raise ValueError(f"threshold {cut}")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        files = ", ".join(str(file.relative_to(run_dir)) for file in found)
-        raise DataError(f"{run_dir}: {files}: not as a run writes them ({str(error)[:80]}); run it again") from None
     if not same_size:
         notes.append(f"no image store of {size} px beside the model: window {steps.window} and padding are assumed")
     if threshold is None and "threshold" not in result:
         notes.append("no metrics beside the model: threshold 0.5 is assumed")
-    for other in others:
-        if other.is_file():
-            networks.append(load_network(other))
-        else:
-            notes.append(f"{other.name}, which the threshold was chosen with, is not there")
+    networks += [load_network(other) for other in others if other.is_file()]
+    lost = [other.name for other in others if not other.is_file()]
+    notes += [f"{name}, which the threshold was chosen with, is not there" for name in lost]
     classes = [name for name in names if name not in ("split", "images", "patients", "prevalence")]
     words = (classes[0], classes[1]) if len(classes) == 2 else ("class 0", "class 1")
     orientations = tuple(range(8)) if result.get("tta") else (0,)
@@ -77,17 +72,15 @@ def load_network(path: Path) -> Any:
     if not path.is_file():
         raise UsageError(f"--model {path}: no such file; notebooks save models as models/<name>.keras of the run")
     network = load_model(path)
-    try:
+    with refuse_damage(f"--model {path}: cannot be run", "save it again, or train it again"):  # e.g. it is not built
         given, result = network.input_shape, network.output_shape
         known = len(given) == 4 and 0 < given[1] <= MAX_SIDE and given[1:] == (given[1], given[1], 1)
         if not known or result[1:] not in ((1,), (4,)):
             raise UsageError(f"--model {path}: {given} to {result}, not one grey square to one probability")
-        predict(network, np.zeros((1, given[1], given[1]), np.uint8), [0])
-    except OneLineError as error:
-        raise type(error)(f"--model {path}: {error}") from None
-    except Exception as error:  # not built, or of layers that do not fit: Keras raises many types
-        reason = " ".join(str(error).split())[:160]
-        raise DataError(f"--model {path}: cannot be run ({reason}); save it again, or train it again") from None
+        try:
+            predict(network, np.zeros((1, given[1], given[1]), np.uint8), [0])
+        except DataError as error:
+            raise DataError(f"--model {path}: {error}") from None
     return network
 
 
@@ -96,23 +89,21 @@ def find_images(places: Iterable[Path | str]) -> list[Path]:
     found: list[Path] = []
     for place in map(Path, places):
         whole = full_path(place, "image", start=Path.cwd())
-        if whole.is_dir():
-            found += sorted(path for path in list_tree(place) if path.suffix.lower() in SUFFIXES)
-        elif not whole.is_file():
+        if not whole.is_dir() and not whole.is_file():
             raise UsageError(f"{place}: no such file or folder")
-        else:
-            found.append(place)
+        below = (path for path in list_tree(place) if path.suffix.lower() in SUFFIXES)
+        found += sorted(below) if whole.is_dir() else [place]
     if not found:
         raise UsageError(f"{', '.join(map(str, places))}: no images ({', '.join(SUFFIXES)}) there")
     return list(dict.fromkeys(found))
 
 
-def score_files(model: SavedModel, paths: list[Path], *, progress: bool = False) -> pd.DataFrame:
+def score_files(model: SavedModel, paths: list[Path]) -> pd.DataFrame:
     """Score image files batch by batch: `COLUMNS`; a file that cannot be read has no score and a problem."""
     from shared.models import predict
 
     options, rows = {"orientations": model.orientations}, []
-    with Parallel(n_jobs=2, prefer="threads") as parallel, tqdm(total=len(paths), disable=not progress) as bar:
+    with Parallel(n_jobs=2, prefer="threads") as parallel, tqdm(total=len(paths), disable=None) as bar:
         for start in range(0, len(paths), BATCH):
             group = paths[start : start + BATCH]
             prepared = parallel(delayed(read_image)(path, model.steps) for path in group)
@@ -144,7 +135,6 @@ def run(
     out: Path | str | None = None,
     threshold: float | None = None,
     echo: Callable[[str], None] = print,
-    progress: bool = False,
 ) -> pd.DataFrame:
     """Score files and folders with a saved model; write the CSV file `out`, or print. DataError where none is read."""
     if threshold is not None and not 0 <= threshold <= 1:
@@ -154,7 +144,7 @@ def run(
     for note in model.notes:
         echo(f"note: {note}")
     try:
-        result = score_files(model, paths, progress=progress)
+        result = score_files(model, paths)
     except DataError as error:  # what the network gives
         raise DataError(f"--model {model_file}: {error}") from None
     failed = result[result.problem != ""]

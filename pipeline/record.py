@@ -8,6 +8,7 @@ import platform
 import secrets
 import subprocess
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ def open_record(settings: Settings, stages: list[Stage], basis: dict[str, Any]) 
     return {
         "project": PROJECT, "status": "running", "started": now(), "finished": None, "version": __version__,
         "temporary": before.get("temporary") or f".part-{secrets.token_hex(4)}-",
-        "parameters": all_parameters(stages), "settings": settings.as_dict(),
+        "parameters": all_parameters(stages), "settings": asdict(settings),
         "seeds": {"SEED": settings.seed, "SEEDS": list(settings.seeds)}, "dataset": dataset,
         "python": platform.python_version(), "platform": platform.platform(), "cpu_count": os.cpu_count(),
         "packages": basis["packages"], "git": git_state(), "peak_memory_mb": None, "seconds": None,

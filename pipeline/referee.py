@@ -12,7 +12,7 @@ from shared.evaluation.calibration import describe_calibration
 from shared.evaluation.cards import render
 from shared.evaluation.intervals import FEW
 from shared.evaluation.metrics import case_table, has_both, lesion_table
-from shared.run import TEST, VALIDATION, DataError, UsageError, write_csv, write_json
+from shared.run import TEST, VALIDATION, DataError, UsageError, refuse_damage, write_csv, write_json
 
 TEMPLATE = Path(__file__).parent / "templates/referee.html"
 SYNONYMS = {
@@ -50,13 +50,10 @@ def run(files: Sequence[str], *, out: str, prevalence: float = 0.005, echo: Call
 
 def read_models(path: Path, notes: list[str]) -> dict[str, pd.DataFrame]:
     """Read one file, {model: its rows}: columns by the names of `SYNONYMS`, noted, and labels 0 and 1."""
-    try:
+    with refuse_damage(f"{path}: cannot be read as CSV", "give another file"):
         with open(path, encoding="utf-8-sig") as file:
             separator = max(",;\t", key=file.readline().count)
         raw = pd.read_csv(path, dtype=str, keep_default_na=False, sep=separator)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)[:80]
-        raise DataError(f"{path}: cannot be read as CSV ({reason})") from None
     there = {str(column).strip().lower().replace(" ", "_"): column for column in raw}
     words = {name: [name, *others.split()] for name, others in SYNONYMS.items()}
     taken = {name: there[word] for name in words for word in words[name][::-1] if word in there}
@@ -65,10 +62,8 @@ def read_models(path: Path, notes: list[str]) -> dict[str, pd.DataFrame]:
             raise DataError(f"{path}: no column {' or '.join(words[name])}; it has {', '.join(map(str, raw))[:200]}")
     notes.append(f"{path.name}: {len(raw)} rows; " + ", ".join(f"{name} = {taken[name]}" for name in taken))
     rows = pd.DataFrame({name: raw[column].fillna("").str.strip() for name, column in taken.items()})
-    numbers = {
-        "label": rows.label.str.lower().map(WORDS).astype(float),
-        "score": pd.to_numeric(rows.score, errors="coerce"),
-    }
+    labels, scores = rows.label.str.lower().map(WORDS).astype(float), pd.to_numeric(rows.score, errors="coerce")
+    numbers = {"label": labels, "score": scores}
     for name, bad in {"patient_id": rows.patient_id == "", **{n: ~np.isfinite(v) for n, v in numbers.items()}}.items():
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
@@ -98,10 +93,9 @@ def judge(name: str, rows: pd.DataFrame, prevalence: float, notes: list[str]) ->
     test, validation = (rows[rows.split == split] for split in (TEST, VALIDATION))
     draws, is_probability = int(np.clip(4_000_000 // len(test), 400, 2000)), rows.score.between(0, 1).all()
     levels = {"image": test, "lesion": lesion_table(test), "case": case_table(test)}
-    found = {
-        f"AUC by {level}": bootstrap_interval(part.label, part.score, part.patient_id, draws=draws)
-        for level, part in levels.items()
-    }
+    found = {}
+    for level, part in levels.items():
+        found[f"AUC by {level}"] = bootstrap_interval(part.label, part.score, part.patient_id, draws=draws)
     if len(by_seed) > 1 and np.isfinite(by_seed).all():
         found["AUC, patients and seeds drawn"] = bootstrap_interval(test.label, by_seed, test.patient_id, draws=draws)
     if is_probability:
@@ -121,6 +115,7 @@ def judge(name: str, rows: pd.DataFrame, prevalence: float, notes: list[str]) ->
 def warn(rows: pd.DataFrame, test: pd.DataFrame, area: float, copies: int) -> list[str]:
     """Return what to know before believing the figures, a line each."""
     people, splits = test.groupby("label").patient_id.nunique(), rows.groupby("patient_id").split.nunique()
+    classes = rows.label[rows.split == VALIDATION].nunique()
     lines = {
         f"{(splits > 1).sum()} patients stand in more than one split, e.g. {splits.idxmax()}": splits.max() > 1,
         f"{copies} rows repeat an image (and seed): the first of each counts": copies,
@@ -130,8 +125,7 @@ def warn(rows: pd.DataFrame, test: pd.DataFrame, area: float, copies: int) -> li
         f"AUC {area:.3f} is above what honest tests reach: look for a leak or a format cue": area > TOO_GOOD,
         f"AUC {area:.3f} is below 0.5: does a larger score mean class 1?": area < 0.5,
         "scores outside [0, 1] are no probabilities: no calibration": not rows.score.between(0, 1).all(),
-        "some validation rows, of one class: no threshold from them": rows.label[rows.split == VALIDATION].nunique()
-        == 1,
+        "some validation rows, of one class: no threshold from them": classes == 1,
     }
     return [line for line, holds in lines.items() if holds]
 

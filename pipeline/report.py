@@ -112,8 +112,7 @@ def collect_tables(run_dir: Path, stale: Mapping[str, str]) -> Iterator[dict[str
         path = run_dir / f"results/{file}.csv"
         table = pd.read_csv(path) if path.exists() else pd.DataFrame()
         if len(table):
-            rows = [[format_value(value) for value in row] for row in table.itertuples(index=False)]
-            note = f"{note} {stale.get(f'results/{file}.csv', '')}"
+            rows, note = table.map(format_value).values.tolist(), f"{note} {stale.get(f'results/{file}.csv', '')}"
             yield {"title": title, "note": note, "columns": [*table], "rows": rows, "file": f"{file}.csv"}
 
 

@@ -27,9 +27,8 @@ Echo = Callable[[str], None]
 def run_series(options: RunOptions, *, notebooks_dir: Path | str | None = None, echo: Echo = print) -> Path:
     """Run the series, or what of it has changed since the last time, and return the run directory.
 
-    Raises:
-        UsageError, DataError: nothing was run, or a notebook met unusable data (exit status 2).
-        NotebookError: a cell failed (exit status 1).
+    Raises UsageError or DataError (exit status 2) where nothing can be run, or a notebook meets unusable data, and
+    NotebookError (exit status 1) where a cell fails.
     """
     stages, values = parameters.plan(options, notebooks_dir)
     settings = resolve_settings({**all_parameters(stages), **values})
@@ -82,9 +81,8 @@ def run_directory(run_dir: Path) -> Iterator[None]:
 
 def remove_leftovers(run_dir: Path, prefix: str) -> None:
     """Remove what a killed run has not finished, by the beginning of the name that its record gives such files."""
-    for folder in (run_dir, *(run_dir / folder for folder in OUTPUT_FOLDERS)):
-        for path in folder.glob(f"{prefix}*") if folder == run_dir else folder.rglob(f"{prefix}*"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    for path in list(run_dir.rglob(f"{prefix}*")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def run_stages(
@@ -125,7 +123,7 @@ def run_stage(stage: Stage, entry: dict[str, Any], run_dir: Path, label: str) ->
     before = stamp_files(run_dir)
     copy = run_dir / "notebooks" / stage.path.name
     bar = {"desc": label, "leave": False, "bar_format": "{desc} {bar:20} cell {n}/{total} [{elapsed}<{remaining}]"}
-    progress = bar if sys.stderr.isatty() else None
+    progress = sys.stderr.isatty() and bar
     taken = execution.execute_copy(stage.path, copy, stage.parameters, run_dir=run_dir, progress=progress)
     execution.write_html(copy)
     after = stamp_files(run_dir)

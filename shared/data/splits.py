@@ -139,8 +139,7 @@ def exclude_copies(manifest: pd.DataFrame, content: np.ndarray, is_test: np.ndar
 def audit(dataset: Dataset, manifest: pd.DataFrame, statistics: pd.DataFrame, *, seed: int = 0) -> dict:
     """Collect what a reader should know before believing a score; goes to `data/audit.json`.
 
-    Returns:
-        plain values: counts per split, coverage, exclusions by reason, patients in both official splits, copies by
+    Returns plain values: counts per split, coverage, exclusions by reason, patients in both official splits, copies by
         picture content, label conflicts, the facts and notes of the reader.
     """
     used = manifest[manifest.split != EXCLUDED]

@@ -65,8 +65,7 @@ def build_image_store(dataset: Dataset, folder: Path, steps: ImageSteps) -> Stor
     Args:
         dataset: row i of its manifest becomes image i.
         folder: usually `<run>/data`.
-    Returns:
-        (images, masks, statistics): uint8 memory maps (N, size, size), masks or None, and a DataFrame with
+    Returns (images, masks, statistics): uint8 memory maps (N, size, size), masks or None, and a DataFrame with
         `STATISTICS_COLUMNS` on the file's own pixels (intensities brought to 0–255).
     Raises DataError: not enough disk space.
     """

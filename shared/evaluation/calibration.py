@@ -94,8 +94,7 @@ def assess_calibration(
 
     Args:
         held, test: columns patient_id, label, score (probabilities); `held` are scores of images not learned from.
-    Returns:
-        the test scores under each, by name, "chosen" for that of `choose_calibration`; and a table, one row each:
+    Returns the test scores under each, by name, "chosen" for that of `choose_calibration`; and a table, one row each:
         chosen, and what `describe_calibration` returns.
     """
     chosen = choose_calibration(held, METHODS, seed=seed)

@@ -17,8 +17,7 @@ POWER = float(stats.norm.ppf(0.975) + stats.norm.ppf(0.8))  # standard errors th
 def delong_test(labels: Array, scores_a: Array, scores_b: Array, *, patients: Array | None = None) -> float:
     """Test whether two models have the same AUC on the same images, with the variance of `delong_covariance`.
 
-    Returns:
-        p, two-sided; 1 where the models do not differ at all. NaN, the test has nothing to say, where a class is
+    Returns p, two-sided; 1 where the models do not differ at all. NaN, the test has nothing to say, where a class is
         missing or the variance is 0 although they differ (a perfect model against a constant one).
     """
     labels, scores_a = check_scores(labels, scores_a)
@@ -86,10 +85,9 @@ def paired_differences(
         pairs: (model, model) to compare.
         primary: those of them that were named before test was read; None takes all. Only they get a p after Holm,
             over their own number; the others are descriptive.
-    Returns:
-        model_a, model_b, delta_auc, low, high (paired bootstrap by patient), p_delong (clustered by patient), p_holm
-        (NaN where the pair is descriptive), detectable (the smallest difference that as many patients show with a
-        power of 80 % in a test at 0.05: 2.8 standard errors of this pair).
+    Returns model_a, model_b, delta_auc, low, high (paired bootstrap by patient), p_delong (clustered by patient),
+        p_holm (NaN where the pair is descriptive), detectable (the smallest difference that as many patients show with
+        a power of 80 % in a test at 0.05: 2.8 standard errors of this pair).
     """
     pairs, rows = list(pairs), []
     for a, b in pairs:

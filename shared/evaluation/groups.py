@@ -24,10 +24,9 @@ def compare_groups(
     Args:
         rows: columns patient_id, label, score (probabilities) and those of `by`; "" is unknown.
         by: columns whose values are the groups; those that are missing or constant are passed over.
-    Returns:
-        column, group (all rows first), n, n_patients, prevalence, auc, auc_low, auc_high, sensitivity, specificity,
-        difference (of AUC, from the others), difference_low, difference_high, descriptive (fewer than 20 patients of
-        a class: too few for an interval to mean what it says).
+    Returns column, group (all rows first), n, n_patients, prevalence, auc, auc_low, auc_high, sensitivity, specificity,
+        difference (of AUC, from the others), difference_low, difference_high, descriptive (fewer than 20 patients of a
+        class: too few for an interval to mean what it says).
     """
     labels, scores = rows.label.to_numpy(), rows.score.to_numpy()
     groups = [("all", "images", np.ones(len(rows), bool), np.zeros(len(rows), bool))]

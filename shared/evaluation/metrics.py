@@ -87,9 +87,8 @@ def choose_threshold(labels: Array, scores: Array, *, rule: str = "youden", targ
     Args:
         rule: "youden" (largest sensitivity + specificity; ties go to the higher accuracy), "sensitivity" (the best
             specificity with sensitivity >= target) or "specificity" (the best sensitivity with specificity >= target).
-    Returns:
-        halfway between the lowest score called class 1 and the next one below, so that it does not hang on one image.
-        Where nothing is called class 1 it is the next float above the largest score.
+    Returns halfway between the lowest score called class 1 and the next one below, so that it does not hang on one
+        image. Where nothing is called class 1 it is the next float above the largest score.
     """
     labels, scores = check_scores(labels, scores)
     if not has_both(labels):

@@ -61,8 +61,7 @@ def operating_points(
     Args:
         validation, test: columns patient_id, label, score, and `called` (0/1) where a reader called the same images.
         threshold: taken as it is where `validation` is None.
-    Returns:
-        by name: "Youden" ("fixed" without validation), and with a reader "reader" and the model at the reader's
+    Returns by name: "Youden" ("fixed" without validation), and with a reader "reader" and the model at the reader's
         sensitivity and at the reader's specificity, both as they are on validation.
     """
     frames = [frame for frame in (validation, test) if frame is not None]

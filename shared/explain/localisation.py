@@ -64,8 +64,7 @@ def baseline_maps(
 
     Args:
         grid: (h, w), cells of the feature map.
-    Returns:
-        "centre", a Gaussian bell on the middle (standard deviation a sixth of the side); "brightest", how far each
+    Returns "centre", a Gaussian bell on the middle (standard deviation a sixth of the side); "brightest", how far each
         spot of about a cell's size is brighter than the image's mean; "random", noise of the feature map's size,
         enlarged; "ceiling", the mask at the feature map's size, enlarged.
     """

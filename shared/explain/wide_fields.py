@@ -26,8 +26,7 @@ def cut_wide_fields(dataset: Dataset, prepared: Prepared, *, share: float = 0.3,
         prepared: the crops with their splits; those without a mammogram or a mask on disk are left out.
         share: side of a field as a share of the mammogram's height; wider where a lesion does not fit in.
         seed: of the shifts; each mammogram has its own stream.
-    Returns:
-        Prepared: the fields in place of the crops, label 0 normal tissue and 1 lesion (`malignant` keeps the crop's
+    Returns Prepared: the fields in place of the crops, label 0 normal tissue and 1 lesion (`malignant` keeps the crop's
         own label), masks of all lesions in a field; no statistics.
     Raises DataError: there is no mammogram with a mask.
     """

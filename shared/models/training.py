@@ -215,8 +215,7 @@ def train_frozen(
         model: a transfer model of `build`; its head is trained in place.
         options: where `train` is used; None takes those of the settings. With `keep_last` validation does not choose
             the penalty of the regression either.
-    Returns:
-        Training (its `seconds` count the features, also where they were computed before), and float64 (N,):
+    Returns Training (its `seconds` count the features, also where they were computed before), and float64 (N,):
         probability of class 1 for validation and test, averaged over the orientations, NaN elsewhere.
     """
     backbone = networks.BACKBONES[model.name]

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,12 @@ LIMITS = {  # smallest and largest value; too small an image leaves nothing behi
     "n_folds": (2, 100),
     "seed": (0, 2**31 - 1),
 }
-TASKS = ("malignant", "abnormal", "original", "subtype")
-INPUTS = ("crop", "full")
-WINDOWS = ("percentile", "zscore", "minmax", "none")
+CHOICES = {
+    "task": ("malignant", "abnormal", "original", "subtype"),
+    "input": ("crop", "full"),
+    "window": ("percentile", "zscore", "minmax", "none"),
+    "strategy": ("auto", "none", "mirrored"),
+}
 
 
 @dataclass(frozen=True)
@@ -44,21 +47,17 @@ class Settings:
     n_folds: int = 3
     seeds: tuple[int, ...] = (0, 1)
     seed: int = 0
-    task: str = "malignant"
-    input: str = "crop"  # crop | full
-    window: str = "percentile"  # percentile | zscore | minmax | none
+    task: str = "malignant"  # this and the next two, and `strategy`: see `CHOICES`
+    input: str = "crop"
+    window: str = "percentile"
     keep_aspect: bool = True
     breast_crop: bool = False
-    strategy: str = "auto"  # auto | none | mirrored
+    strategy: str = "auto"
 
     @property
     def is_demo(self) -> bool:
         """True for the quick profile."""
         return self.profile == "demo"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for run.json."""
-        return {key: value.as_posix() if isinstance(value, Path) else value for key, value in asdict(self).items()}
 
 
 def project_root(start: Path | str | None = None) -> Path:
@@ -113,9 +112,8 @@ def resolve_settings(parameters: Mapping[str, Any]) -> Settings:
         given[name] = given.get(name) or value
     check_numbers(given)
     given["seeds"] = tuple(given["seeds"])
-    for name, choices in (("task", TASKS), ("input", INPUTS), ("window", WINDOWS)):
+    for name, choices in CHOICES.items():
         check_choice(name.upper(), given.get(name, getattr(Settings, name)), choices)
-    check_choice("STRATEGY", given.get("strategy", "auto"), ("auto", "none", "mirrored"))
     given["run_dir"] = resolve_run_dir(given.get("run_dir") or f"runs/{given.get('dataset', 'demo')}")
     given["data_dir"] = full_path(given["data_dir"], "DATA_DIR") if given.get("data_dir") else None
     settings = replace(Settings(), **given)

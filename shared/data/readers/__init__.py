@@ -34,9 +34,8 @@ def load_layout(name: str, data_dir: Path | str, *, task: str = "malignant", inp
         data_dir: the folder that holds the data set.
         task: which question the label answers (`malignant`, `abnormal`, `original`, `subtype`).
         input: `crop` (lesions) or `full` (whole mammograms) where a source has both.
-    Raises:
-        UsageError: an unknown layout, or a task the layout cannot answer.
-        DataError: no such folder, another layout, or nothing in it that can be used.
+    Raises UsageError: an unknown layout, or a task the layout cannot answer; DataError: no such folder, another layout,
+        or nothing in it that can be used.
     """
     check_layout_name(name)
     data_dir = Path(data_dir).expanduser()

@@ -44,9 +44,8 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
     abnormalities is). `manifest.full_image_path` and `mask_path` lead to the whole mammogram and to the mask of
     the lesion in it; empty where the copy does not hold them.
 
-    Raises:
-        DataError: no case file, a column or a pathology word that is not known, no image on disk.
-        UsageError: a task this data set has no label for.
+    Raises DataError: no case file, a column or a pathology word that is not known, no image on disk; UsageError: a task
+        this data set has no label for.
     """
     common.check_task(NAME, task, TASKS)
     cases = read_cases(data_dir)

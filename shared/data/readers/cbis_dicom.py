@@ -22,9 +22,8 @@ NAME = "cbis-ddsm-dicom"
 def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dataset:
     """Read the case files and join them with the DICOM tree; see `cbis_ddsm.load` for what comes back.
 
-    Raises:
-        DataError: no case file, no DICOM file of CBIS-DDSM below `data_dir`.
-        UsageError: a task this data set has no label for.
+    Raises DataError: no case file, no DICOM file of CBIS-DDSM below `data_dir`; UsageError: a task this data set has no
+        label for.
     """
     common.check_task(NAME, task, cbis_ddsm.TASKS)
     cases = cbis_ddsm.read_cases(data_dir)

@@ -17,8 +17,7 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
 
     One of two folders may have any name, if the other's is among `POSITIVE` or `NEGATIVE`.
 
-    Raises:
-        DataError: no two class folders with `.npz` files, or names that do not say which is the positive class.
+    Raises DataError: no two class folders with `.npz` files, or names that do not say which is the positive class;
         UsageError: a task that this layout has no labels for.
     """
     common.check_task(NAME, task, TASKS)
