@@ -24,7 +24,7 @@ COMMON = {
 }  # fmt: skip
 STORE = {"WINDOW": "percentile", "KEEP_ASPECT": True, "BREAST_CROP": False}  # of every notebook that opens the store
 SECTIONS = ("Setup", "Parameters", "Resolve", "Check", "Summary", "Exercises", "References")
-MAX_BYTES = 1_000_000
+MAX_BYTES = 1_200_000
 MAX_LINES, MAX_MODEL_LINES = 25, 30
 MACHINE_PATHS = re.compile(r"(/home/|/root/|/Users/|/work/|/tmp/|/usr/|site-packages|[A-Z]:\\\\)")
 SOLUTION = re.compile(r"<details>.*?</details>", flags=re.DOTALL)
