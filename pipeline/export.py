@@ -94,7 +94,9 @@ def load_litert(path: Path) -> Call:
 
     with quiet_native_output():
         run_once = tf.lite.Interpreter(str(path), num_threads=1).get_signature_runner()
-    (given,), (result,) = run_once.get_input_details(), run_once.get_output_details()
+        (given,), (result,) = run_once.get_input_details(), run_once.get_output_details()
+        shape = run_once.get_input_details()[given]["shape"]
+        run_once(**{given: np.zeros(shape, run_once.get_input_details()[given]["dtype"])})  # says what runs it, once
     return lambda batch: run_once(**{given: batch})[result]
 
 

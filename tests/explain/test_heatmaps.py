@@ -180,8 +180,8 @@ def test_networks_that_cannot_be_explained_and_wrong_use_are_refused_in_one_line
     shortcut = keras.ops.add(hidden, keras.layers.Dense(3)(hidden))  # no layer, so the chain alone would pass it over
     dense_only = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(1)])
     for match, network, shown, options in [
-        ("one input, one output", keras.Model(inputs, [one, two]), SMALL, {}),
-        ("one input, one output", keras.Sequential([keras.layers.Conv2D(2, 3), keras.layers.Flatten()]), SMALL, {}),
+        ("one input and output", keras.Model(inputs, [one, two]), SMALL, {}),
+        ("one input and output", keras.Sequential([keras.layers.Conv2D(2, 3), keras.layers.Flatten()]), SMALL, {}),
         ("that of a Dense or Activation", keras.Model(inputs, keras.ops.sigmoid(one)), SMALL, {}),
         ("that of a Dense or Activation", keras.Model(inputs, keras.layers.Softmax()(one)), SMALL, {}),
         ("chain", keras.Model(outer, keras.layers.Dense(1)(keras.layers.Concatenate()(pools))), SMALL, {}),

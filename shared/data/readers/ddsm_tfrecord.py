@@ -132,6 +132,7 @@ def make_row(image_id: str, values: dict, task: str) -> dict:
     """
     name, label = values.get("filename", b""), values.get("label", -1)
     name = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+    name = "".join(filter(str.isprintable, name))  # a csv file holds no control characters
     stem = Path(name.replace("\\", "/")).stem
     leading = re.match(r".*?\d+|.*", stem)
     is_known = isinstance(label, int) and 0 <= label < len(LESIONS)
