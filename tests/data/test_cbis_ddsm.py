@@ -53,7 +53,9 @@ def test_rows_join_their_files(drawn):
     assert len(dataset.manifest) == len(cases)
     assert dataset.coverage.malignant.sum() == (cases.pathology == "MALIGNANT").sum() == dataset.manifest.label.sum()
     assert (dataset.coverage[["crop", "mask", "full"]].sum() == len(cases)).all()
-    assert dataset.manifest.image_id[0] == "Mass-Training_P_00001_LEFT_CC_1"
+    assert dataset.manifest.image_id.str.fullmatch(
+        r"(Mass|Calc)-(Training|Test)_P_\d{5}_(LEFT|RIGHT)_(CC|MLO)_\d"
+    ).all()
     assert dataset.manifest.breast_density.isin(list("1234")).all()  # spelled in two ways in the two kinds of file
     kind = (dataset.manifest.abnormality_type == "mass").astype(int)
     np.testing.assert_array_equal(dataset.manifest.subtype, 2 * dataset.manifest.label + kind)

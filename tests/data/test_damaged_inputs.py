@@ -282,7 +282,7 @@ TABLE = {
         "IMAGE": [*PICTURES, ("usable", {"row": noise(1, 40_000)}), ("excluded: compressed", {"bomb": deflated_bomb}),
                   ("excluded: 60 frames", {"frames": noise(24, 20, NumberOfFrames=60)})],
         MASS: [CASE_FILE[0], *CASE_FILE[-4:]],
-        "": [*CASE_FILES, ("error: no \\*\\.dcm in a folder", {"no_image": each("**/*.dcm", REMOVED)})],
+        "": [*CASE_FILES, (r"error: no \*\.dcm", {"no_image": each("**/*.dcm", REMOVED)})],
     },
     "ddsm-tfrecord": {
         "training10_0/training10_0.tfrecords": [

@@ -1,16 +1,15 @@
 """The model card and the reporting checklist: right figures in them, and what is missing is said to be missing."""
 
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from shared import evaluation
-from shared.data import save_manifest
+from shared.data import Prepared, save_manifest
 from shared.evaluation import cards
-from shared.run import MANIFEST_COLUMNS, write_json
+from shared.run import MANIFEST_COLUMNS, Settings, write_json
 
 STAGE = {"status": "done", "seconds": 12.3, "peak_memory_mb": 800.0, "outputs": [], "key": "k"}
 RECORD = {
@@ -48,10 +47,8 @@ def make_run(folder, *, record=RECORD, best="mobilenetv2"):
     )  # fmt: skip
     manifest.loc[:2, ["split", "exclusion_reason"]] = "excluded", "no image | file"
     save_manifest(folder, manifest)
-    settings = SimpleNamespace(run_dir=folder, dataset=record["dataset"]["name"], seed=0)
-    prepared = SimpleNamespace(
-        settings=settings, manifest=manifest, ideal=None, rows=lambda name: rows[manifest.split == name]
-    )
+    settings = Settings(record["dataset"]["name"], run_dir=folder)
+    prepared = Prepared(settings, manifest, None, None, None, ("benign", "malignant"))
     for name, strength in {"majority": 0, "mean_intensity": 0.1, "birads": 0.6, "simple_cnn": 0.2, best: 0.4}.items():
         noise = generator.random(240) if strength else 0.4
         scores = np.clip(manifest.label * strength + noise * (1 - strength), 0, 1)

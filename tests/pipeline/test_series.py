@@ -90,7 +90,6 @@ def test_what_is_unchanged_is_not_run_again(two, no_kernels):
     assert (two / "run/results/a.txt").read_text() == "3"
     assert "nothing has changed" in run(two, ("EPOCHS", "3"))[0]
     assert counts(two) == "ab"
-
     (two / "run/results/b.txt").unlink()  # an output is gone
     run(two, ("EPOCHS", "3"))
     assert counts(two) == "abb"
