@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from sklearn.metrics import log_loss
+from sklearn.metrics import roc_auc_score
 
-from shared import models
+from shared import data, models
 from shared.models import features, input_pipeline, networks, training
 from tests.models.test_training import SIZE, make_prepared
 
@@ -63,10 +63,24 @@ def test_a_linear_head_acts_on_raw_features_like_the_regression_on_standardised_
     head = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1, activation="sigmoid", name="logit")])
     run = training.fit_linear(head, prepared, cached)
     assert run.history.strength.tolist() == list(training.LINEAR_STRENGTHS)
-    assert run.val_auc == run.history.val_auc.max()
-    held_out = prepared.rows("validation")
-    loss = log_loss(prepared.labels[held_out], models.predict(head, cached, held_out))
-    assert run.history.val_loss[run.best_epoch] == pytest.approx(loss, abs=1e-4)
+    assert run.best_epoch == run.history.cross_validated_auc.idxmax()
+    rows, held_out = prepared.rows("train"), prepared.rows("validation")
+    scores = models.predict(head, cached, held_out)
+    assert run.val_auc == pytest.approx(roc_auc_score(prepared.labels[held_out], scores))
+    strength = training.LINEAR_STRENGTHS[run.best_epoch]
+    regression = data.make_logistic(strength, balanced=True).fit(values[rows], prepared.labels[rows])
+    np.testing.assert_allclose(scores, regression.predict_proba(values[held_out])[:, 1], atol=1e-4)
+
+
+def test_validation_does_not_choose_the_penalty(prepared):
+    values = np.random.default_rng(0).normal(size=(48, 1, 6)).astype(np.float32)
+    cached = input_pipeline.CachedFeatures(values)
+    logs = []
+    for _ in range(2):
+        head = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1, activation="sigmoid", name="logit")])
+        logs.append(training.fit_linear(head, prepared, cached).history)
+        values[prepared.rows("validation")] += 9
+    assert logs[0].equals(logs[1])
 
 
 def test_frozen_stage_gives_the_scores_of_the_saved_model_from_pixels(prepared):
