@@ -214,15 +214,17 @@ def add_loose_specks(rng: Generator, signal: np.ndarray) -> None:
 def expose(rng: Generator, body: Generator, signal: np.ndarray, how: Acquisition) -> np.ndarray:
     """Turn the signal into brightness on film: blur, tone curve, grain, dust."""
     gain = float(np.clip(np.exp(rng.normal(0, how.contrast)), 0.4, 2.0))  # about the grey of tissue
-    image: np.ndarray = cv2.GaussianBlur(signal, (0, 0), how.blur)
-    image = np.maximum(image + (gain - 1) * (image - 0.42) * np.minimum(5 * image, 1), 0)  # air stays black
-    above = np.maximum(image - 0.7, 0)
-    image -= above * above / (above + 0.3)  # the shoulder of the film: nothing burns out
-    image = image + body.uniform(*how.curve) * image * (1 - image)
+    tone = np.linspace(0, 2, 4096, dtype=np.float32)  # a table of what follows, for brightness 0 ... 2
+    tone = np.maximum(tone + (gain - 1) * (tone - 0.42) * np.minimum(5 * tone, 1), 0)  # air stays black
+    above = np.maximum(tone - 0.7, 0)
+    tone -= above * above / (above + 0.3)  # the shoulder of the film: nothing burns out
+    tone += body.uniform(*how.curve) * tone * (1 - tone)
+    tone = how.base + (0.97 - how.base) * tone
+    blurred = cv2.GaussianBlur(signal, (0, 0), how.blur)
+    image: np.ndarray = tone[np.clip(blurred * (4095 / 2), 0, 4095).astype(np.uint16)]
     noise = rng.standard_normal((512, 512), dtype=np.float32)
     noise = how.grain_mix * noise + (2 - how.grain_mix) * cv2.GaussianBlur(noise, (0, 0), 0.9)
-    grain = np.tile(np.float32(rng.uniform(*how.grain)) * noise, (3, 2))[: image.shape[0], : image.shape[1]]
-    image = how.base + (0.97 - how.base) * image + grain
+    image += np.tile(np.float32(rng.uniform(*how.grain)) * noise, (3, 2))[: image.shape[0], : image.shape[1]]
     for _ in range(int(rng.poisson(how.dust))):
         y, x = int(rng.integers(0, image.shape[0])), int(rng.integers(0, image.shape[1]))
         image[y : y + 1 + int(rng.integers(0, 2)), x : x + 1] += rng.choice([-0.3, 0.3])
