@@ -12,7 +12,7 @@ ROOT_MARKER = "pyproject.toml"
 
 PROFILES: dict[str, dict[str, Any]] = {  # what each profile fills in where a parameter was left at 0, "" or []
     "demo": {"image_size": 96, "batch_size": 32, "epochs": 20, "learning_rate": 3e-3, "n_folds": 3, "seeds": (0, 1)},
-    "full": {"image_size": 192, "batch_size": 32, "epochs": 30, "learning_rate": 1e-3, "n_folds": 5,
+    "full": {"image_size": 128, "batch_size": 32, "epochs": 30, "learning_rate": 1e-3, "n_folds": 5,
              "seeds": (0, 1, 2)},
 }  # fmt: skip
 LIMITS = {  # smallest and largest value; too small an image leaves nothing behind the pooling
