@@ -12,7 +12,7 @@ from shared.evaluation.calibration import describe_calibration
 from shared.evaluation.cards import render
 from shared.evaluation.intervals import FEW
 from shared.evaluation.metrics import case_table, has_both, lesion_table
-from shared.run import TEST, VALIDATION, DataError, UsageError, refuse_damage, write_csv, write_json
+from shared.run import TEST, VALIDATION, DataError, UsageError, check_out, refuse_damage, write_csv, write_json
 
 TEMPLATE = Path(__file__).parent / "templates/referee.html"
 SYNONYMS = {
@@ -34,23 +34,32 @@ def run(files: Sequence[str], *, out: str, prevalence: float = 0.005, echo: Call
     """
     if not 0 < prevalence < 1:
         raise UsageError(f"--prevalence {prevalence}: a share between 0 and 1 is needed")
-    notes: list[str] = []
-    models = {name: rows for file in files for name, rows in read_models(Path(file), notes).items()}
+    folder, notes = check_out(out, is_folder=True), list[str]()
+    models: dict[str, pd.DataFrame] = {}
+    stems = [Path(file).stem for file in files]
+    for file, stem in zip(files, stems, strict=True):
+        name = stem if stems.count(stem) == 1 else str(Path(file).with_suffix(""))  # A/x and B/x
+        found = read_models(Path(file), name, notes)
+        if twice := sorted(found.keys() & models):
+            raise UsageError(f"{file}: another file holds a model {twice[0]!r} as well; give each once, or rename one")
+        models |= found
     figures = pd.DataFrame([row for name, rows in models.items() for row in judge(name, rows, prevalence, notes)])
     words = describe_differences(compare(models, notes)).reset_index()
     facts = {"notes": notes, "figures": figures.to_dict("records"), "differences": words.to_dict("records")}
-    write_csv(Path(out) / "referee.csv", figures)
-    write_json(Path(out) / "referee.json", facts)
-    page = render(TEMPLATE, facts, Path(out) / "referee.html")
+    write_csv(folder / "referee.csv", figures)
+    write_json(folder / "referee.json", facts)
+    page = render(TEMPLATE, facts, folder / "referee.html")
     shown = figures.round(3).astype(object).where(figures.notna(), "")
     tables = [table.to_string(index=False) for table in (shown, words) if len(table)]
     for text in (*notes, *tables, f"written: {page}"):
         echo(text)
 
 
-def read_models(path: Path, notes: list[str]) -> dict[str, pd.DataFrame]:
-    """Read one file, {model: its rows}: columns by the names of `SYNONYMS`, noted, and labels 0 and 1."""
+def read_models(path: Path, title: str, notes: list[str]) -> dict[str, pd.DataFrame]:
+    """Read one file as {model: its rows}: columns by the names of `SYNONYMS`, noted, and labels 0 and 1."""
     with refuse_damage(f"{path}: cannot be read as CSV", "give another file"):
+        if not path.is_file():  # e.g. a pipe, which would be waited for
+            raise ValueError("no such file")
         with open(path, encoding="utf-8-sig") as file:
             separator = max(",;\t", key=file.readline().count)
         raw = pd.read_csv(path, dtype=str, keep_default_na=False, sep=separator)
@@ -60,7 +69,7 @@ def read_models(path: Path, notes: list[str]) -> dict[str, pd.DataFrame]:
     for name in ("patient_id", "label", "score"):
         if name not in taken:
             raise DataError(f"{path}: no column {' or '.join(words[name])}; it has {', '.join(map(str, raw))[:200]}")
-    notes.append(f"{path.name}: {len(raw)} rows; " + ", ".join(f"{name} = {taken[name]}" for name in taken))
+    notes.append(f"{title}: {len(raw)} rows; " + ", ".join(f"{name} = {taken[name]}" for name in taken))
     rows = pd.DataFrame({name: raw[column].fillna("").str.strip() for name, column in taken.items()})
     labels, scores = rows.label.str.lower().map(WORDS).astype(float), pd.to_numeric(rows.score, errors="coerce")
     numbers = {"label": labels, "score": scores}
@@ -73,7 +82,7 @@ def read_models(path: Path, notes: list[str]) -> dict[str, pd.DataFrame]:
     if not has_both(rows.label[rows.split == TEST].to_numpy()):
         raise DataError(f"{path}: {(rows.split == TEST).sum()} test rows, without both classes: nothing can be ranked")
     parts = rows.groupby("model") if "model" in rows else ()
-    return {f"{path.stem}: {name}": part for name, part in parts} or {path.stem: rows}
+    return {f"{title}: {name}": part for name, part in parts} or {title: rows}
 
 
 def average_seeds(rows: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, int]:

@@ -1,5 +1,6 @@
 """Read and write what a run directory holds. Every file is written under a temporary name and then renamed."""
 
+import csv
 import json
 import os
 import threading
@@ -14,7 +15,7 @@ import pandas as pd
 from shared.run.names import DataError, OneLineError
 
 TEMPORARY = "MAMMO_TEMPORARY"  # environment variable: how the name of a file begins that is being written
-FORMULA = r"^(?![+-][\d.]+(?:[eE][+-]?\d+)?$)([=+\-@])"  # begins as a formula does, and is no number
+FORMULA = r"^(?![+-][\d.]+(?:[eE][+-]?\d+)?$)('*[=+\-@])"  # begins as a formula does, and is no number
 
 
 @contextmanager
@@ -57,13 +58,16 @@ def write_csv(path: Path | str, frame: pd.DataFrame) -> None:
     A word that a spreadsheet would take for a formula gets a leading apostrophe, see `plain_words`.
     """
     frame = frame.replace(FORMULA, r"'\1", regex=True)
-    with atomic_write(path) as temporary:
-        frame.to_csv(temporary, index=False, float_format="%.10g", lineterminator="\n", errors="replace")
+    options: dict[str, Any] = {"index": False, "float_format": "%.10g", "lineterminator": "\n"}
+    text = frame.to_csv(**options)
+    if "\r" in text:  # which Python 3.11 leaves unquoted
+        text = frame.to_csv(**options, quoting=csv.QUOTE_ALL)
+    write_text(path, text)
 
 
 def plain_words(frame: pd.DataFrame) -> pd.DataFrame:
     """Take the apostrophes of `write_csv` off again."""
-    return frame.replace(r"^'([=+\-@])", r"\1", regex=True)
+    return frame.replace(r"^'('*[=+\-@])", r"\1", regex=True)
 
 
 def read_json(path: Path | str) -> Any:

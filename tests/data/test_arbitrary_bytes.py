@@ -78,7 +78,7 @@ def test_a_mutated_image_is_read_or_named(encoded, tmp_path, suffix, changes, cu
 def test_a_folder_of_any_depth_and_odd_names(tmp_path):
     deep = tmp_path / "cancer"
     deep.mkdir()
-    names = [b"P_1#2.npz", b"P_3\\4.npz", b"P_5%d.npz", b"P_6\n7.npz", b"P_8\xff.npz", b"=P_9.npz"]
+    names = [b"P_1#2.npz", b"P_3\\4.npz", b"P_5%d.npz", b"P_6\n7.npz", b"P_8\xff.npz", b"=P_9.npz", b"P_1\r0.npz"]
     for folder in (deep, tmp_path / "benign"):
         folder.mkdir(exist_ok=True)
         for number, name in enumerate(names):
@@ -90,10 +90,10 @@ def test_a_folder_of_any_depth_and_odd_names(tmp_path):
         deep.mkdir()
     dataset = data.load_layout("npz", tmp_path)
     rows = dataset.manifest[dataset.manifest.split != "excluded"]
-    assert (len(dataset.manifest), len(rows)) == (12, 10)  # not UTF-8: excluded by name
-    assert [dataset.read_image(path).shape for path in rows.image_path] == [(9, 9)] * 10
+    assert (len(dataset.manifest), len(rows)) == (14, 12)  # not UTF-8: excluded by name
+    assert [dataset.read_image(path).shape for path in rows.image_path] == [(9, 9)] * 12
     save_manifest(tmp_path / "run", dataset.manifest)
-    assert sum(1 for _ in list_tree(tmp_path)) == 13
+    assert sum(1 for _ in list_tree(tmp_path)) == 15
     while deep.name == "d":  # else pytest stumbles over it
         deep = [deep.parent, deep.rmdir()][0]
     assert list(data.load_manifest(tmp_path / "run").image_path) == list(dataset.manifest.image_path)

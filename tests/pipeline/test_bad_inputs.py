@@ -52,6 +52,8 @@ TABLE = [
     (OUT + "/dev/null", "no regular file"), (OUT + "fifo", "no regular file"), (OUT + "mine", "no regular file"),
     (OUT + "/proc/x.csv", "cannot be written"), (OUT + "~nosuchuser/x", "no usable path"),
     ("export --model good.keras --out file", "no folder"), ("export --model good.keras", "no data/images.npy"),
+    ("referee fifo", "fifo: cannot be read as CSV .no such file"), ("referee a.png", "a.png: cannot be read as CSV"),
+    ("referee good.csv --out fifo", "no folder"), ("referee good.csv --out file/x", "cannot be written"),
     ("bench --quick --out fifo", "no regular file"), ("bench --only speed", "is not one of mammogram"),
 ]  # fmt: skip
 
@@ -85,6 +87,7 @@ def place(tmp_path_factory):
         model.save(folder / f"{name}.keras")
     write_json(folder / "r/results/metrics/list.json", [1, 2])
     write_json(folder / "r/results/metrics/dots.json", dict.fromkeys(TABLE_COLUMNS, 0.5) | {"files": ["../../good"]})
+    write_text(folder / "good.csv", "patient_id,label,score\n1,0,.1\n2,1,.2\n")
     noise = np.random.default_rng(0).integers(0, 256, (40, 40)).astype(np.uint8)
     cv2.imwrite(str(folder / "a.png"), noise)
     (folder / "dds.png").write_bytes(b"DDS " + bytes([124]) + bytes(200))

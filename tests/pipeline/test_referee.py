@@ -45,6 +45,23 @@ def test_other_names_pairs_and_seeds(table, tmp_path, capsys):
     assert len(pd.read_csv(tmp_path / "out/referee.csv")) == len(figures)
 
 
+def test_files_of_one_name_are_told_apart(table, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder, rows in {"A": table, "B": table.assign(prob=1 - table.prob)}.items():
+        (tmp_path / folder).mkdir()
+        rows.to_csv(tmp_path / folder / "x.csv", index=False)
+    assert main(["referee", "A/x.csv", "B/x.csv"]) == 0
+    printed, written = capsys.readouterr().out, json.loads((tmp_path / "referee/referee.json").read_text())
+    page = (tmp_path / "referee/referee.html").read_text()
+    assert all(f"{name}: 160 rows" in text for name in ("A/x", "B/x") for text in (printed, page))
+    figures = pd.DataFrame(written["figures"]).query("figure == 'AUC by image'").set_index("model").value
+    assert figures["A/x"] + figures["B/x"] == pytest.approx(1)
+    assert set(pd.read_csv(tmp_path / "referee/referee.csv").model) == {"A/x", "B/x"}
+    assert len(written["differences"]) == 1
+    assert main(["referee", "A/x.csv", "./A/x.csv"]) == 2
+    assert "another file holds a model 'A/x' as well" in capsys.readouterr().err
+
+
 def test_warnings(table, tmp_path, capsys):
     crossing = table.assign(set=np.where(np.arange(160) % 2, "val", "test"))
     classes = table.assign(prob=(table.prob > 0.5).astype(int))

@@ -1,6 +1,7 @@
 """Parameters become settings, or one clear line."""
 
 import contextlib
+import csv
 import os
 
 import numpy as np
@@ -73,11 +74,23 @@ def test_json_holds_plain_values(tmp_path):
 
 
 def test_what_a_spreadsheet_takes_for_a_formula_gets_an_apostrophe(tmp_path):
-    words = ["=1+1", "+x", "-x", "@x", "-1.5", "+2e-3", "x=1", ""]
-    run.write_csv(tmp_path / "x.csv", pd.DataFrame({"a": words, "n": range(8)}))
+    words = ["=1+1", "+x", "-x", "@x", "'=x", "-1.5", "+2e-3", "x=1", ""]
+    run.write_csv(tmp_path / "x.csv", pd.DataFrame({"a": words, "n": range(9)}))
     read = pd.read_csv(tmp_path / "x.csv", dtype=str, keep_default_na=False)
-    assert list(read.a) == ["'=1+1", "'+x", "'-x", "'@x", *words[4:]]
+    assert list(read.a) == ["'=1+1", "'+x", "'-x", "'@x", "''=x", *words[5:]]
     assert list(run.plain_words(read).a) == words
+
+
+@pytest.mark.parametrize(
+    "word", ["\r", "a\rb", "\r\n", "\n", '"', 'a"\r"', ",", "a,b\r", "\r=1", "=1\r", "-1\r", "'\r"]
+)
+def test_a_written_table_reads_as_it_was(tmp_path, word):
+    frame = pd.DataFrame({"a": [word, "x", ""], "n": [0.5, 1.0, -2.0], "b": ["", word, "-1"]})
+    run.write_csv(tmp_path / "x.csv", frame)
+    read = pd.read_csv(tmp_path / "x.csv", dtype=str, keep_default_na=False)
+    assert run.plain_words(read).equals(frame.assign(n=["0.5", "1", "-2"]))
+    with open(tmp_path / "x.csv", newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [["a", "n", "b"], *read.to_numpy().tolist()]
 
 
 def test_an_error_is_one_line():
