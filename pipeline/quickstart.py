@@ -17,13 +17,10 @@ from shared import data, evaluation, explain, models, plots
 from shared.run import Settings, UsageError, resolve_settings
 
 Row = dict[str, Any]  # what `shared.evaluation.evaluate` measures
-MODEL_TYPES = {
-    "simple_vgg": "deep_cnn",  # stacked 3 × 3 convolutions from scratch; the pretrained one is "vgg16"
-    "custom_cnn": "lightweight_cnn",
-    "mobilenet": "mobilenetv2",
-    "efficientnet": "efficientnetb0",
-    "enhanced_vgg": "vgg16_medical",
-}
+MODEL_TYPES = {  # "simple_vgg" has stacked 3 × 3 convolutions from scratch; the pretrained one is "vgg16"
+    "simple_vgg": "deep_cnn", "custom_cnn": "lightweight_cnn", "mobilenet": "mobilenetv2",
+    "efficientnet": "efficientnetb0", "enhanced_vgg": "vgg16_medical",
+}  # fmt: skip
 
 
 def run_notebooks(*numbers: str, **parameters: Any) -> Path:

@@ -33,8 +33,7 @@ PUBLISHED = {
     "reliability": "Reliability: observed share against predicted probability.",
     "leakage_ladder": "What leaking splits would have added.",
 }
-SHOWN_FIGURES = 6
-MAX_FIGURE_BYTES = 2_000_000
+SHOWN_FIGURES, MAX_FIGURE_BYTES = 6, 2_000_000
 OTHER_TABLES = (
     ("paired_differences", "Paired differences in test AUC",
      "Both models on the same images; interval by bootstrap over patients, p by DeLong. "

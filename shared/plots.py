@@ -77,7 +77,6 @@ def model_colours(names: Iterable[str]) -> list[str]:
     return [MODEL_COLOURS.get(name) or free[others.index(name) % len(free)] for name in names]
 
 
-# -------------------------------------------------------------------- images
 def show_images(
     images: Sequence[np.ndarray], *, titles: Sequence[str] | None = None, columns: int = 6, width: float = 1.7
 ) -> Figure:
@@ -141,7 +140,6 @@ def show_heatmaps(
     return figure
 
 
-# -------------------------------------------------------------------- curves
 def plot_learning_curves(history: pd.DataFrame, *, best_epoch: int | None = None, title: str = "") -> Figure:
     """Draw loss and AUC of train and validation over the epochs.
 
@@ -187,7 +185,6 @@ def plot_roc_curves(predictions: Mapping[str, pd.DataFrame], *, bands: bool | Co
     return figure
 
 
-# ----------------------------------------------------------------- intervals
 def plot_forest(
     table: pd.DataFrame,
     *,

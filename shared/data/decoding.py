@@ -21,11 +21,9 @@ MAX_BYTES = 8 * MAX_PIXELS  # of one array, and of one file
 READERS = min(4, os.cpu_count() or 1)  # images that threads work on together: the memory that they take is bounded
 FORMATS = ("JPEG", "PNG", "TIFF", "PPM", "BMP")  # that Pillow may take a file for, whatever its name says
 REDUCED = {
-    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
-    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
-    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
     1: cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH,
-}
+}  # fmt: skip
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it says goes past Python
 
 
@@ -33,7 +31,6 @@ def inside(data_dir: Path, relative: str) -> Path:
     """Return the file that a table or manifest calls `relative`.
 
     Symbolic links below the data directory are followed: a folder may lie on another disk.
-
     Raises DataError: an absolute path, or one with `..`.
     """
     text = str(relative)

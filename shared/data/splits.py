@@ -135,7 +135,6 @@ def exclude_copies(manifest: pd.DataFrame, content: np.ndarray, is_test: np.ndar
         exclude(manifest, np.isin(np.arange(len(manifest)), drop), f"{reason} ({manifest.image_id[first]})")
 
 
-# --------------------------------------------------------------------- audit
 def audit(dataset: Dataset, manifest: pd.DataFrame, statistics: pd.DataFrame, *, seed: int = 0) -> dict:
     """Collect what a reader should know before believing a score; goes to `data/audit.json`.
 

@@ -20,8 +20,7 @@ SCHEDULER_SECONDS = 10  # how long to wait for a cluster to answer
 def parallel(scheduler: str = "") -> Iterator[None]:
     """Let joblib, and so scikit-learn, run what is inside the block on all cores, or on a Dask cluster.
 
-    Args:
-        scheduler: "tcp://host:8786", of Dask; its workers have this project installed. "" stays on this machine.
+    `scheduler` is Dask's, "tcp://host:8786", whose workers have this project installed; "" stays on this machine.
     """
     if not scheduler:
         with joblib.parallel_config("loky", n_jobs=-1, idle_worker_timeout=10):  # seconds; of a killed run, too

@@ -84,9 +84,8 @@ def summarise(labels: Array, scores: Array, *, threshold: float) -> dict[str, An
 def choose_threshold(labels: Array, scores: Array, *, rule: str = "youden", target: float | None = None) -> float:
     """Choose an operating point. Give it validation scores, never test scores.
 
-    Args:
-        rule: "youden" (largest sensitivity + specificity; ties go to the higher accuracy), "sensitivity" (the best
-            specificity with sensitivity >= target) or "specificity" (the best sensitivity with specificity >= target).
+    `rule` is "youden" (largest sensitivity + specificity; ties go to the higher accuracy), "sensitivity" (the best
+    specificity with sensitivity >= target) or "specificity" (the best sensitivity with specificity >= target).
     Returns halfway between the lowest score called class 1 and the next one below, so that it does not hang on one
         image. Where nothing is called class 1 it is the next float above the largest score.
     """

@@ -133,8 +133,7 @@ def weighted_layers(model: keras.Model) -> list[keras.Layer]:
 def randomise_weights(model: keras.Model, *, seed: int, depth: int | None = None) -> keras.Model:
     """Return a copy of a network whose top layers have random weights: the sanity check of Adebayo et al. (2018).
 
-    Args:
-        depth: how many of `weighted_layers` are drawn anew, as before training; None takes all.
+    So many as `depth` of its `weighted_layers` are drawn anew, as before training; None takes all.
     """
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())

@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 
 from shared.evaluation import bootstrap_means
 from shared.explain.heatmaps import enlarge
-from shared.run import UsageError
+from shared.run import UsageError, check_choice
 
 COLUMNS = ("model", "method", "measure", "value", "low", "high")
 MEASURES = {
@@ -31,9 +31,7 @@ def measure(maps: np.ndarray, masks: np.ndarray, *, cell: float = 1) -> pd.DataF
     """Score each map against its mask: N rows with the columns `MEASURES`.
 
     Of k equal highest pixels each counts 1/k, so a constant map scores what a random choice of pixels would.
-
-    Args:
-        cell: pixels of the image that a cell of the feature map is wide, for `pointing_one_cell`.
+    A cell of the feature map is `cell` pixels of the image wide, for `pointing_one_cell`.
     """
     maps, masks = np.maximum(np.asarray(maps, "float32"), 0), np.asarray(masks) > 0
     if maps.shape != masks.shape or maps.ndim != 3:
@@ -62,8 +60,7 @@ def baseline_maps(
 ) -> dict[str, np.ndarray]:
     """Make the maps that a heatmap has to beat, and the best one its resolution allows.
 
-    Args:
-        grid: (h, w), cells of the feature map.
+    The feature map has `grid` (h, w) cells.
     Returns "centre", a Gaussian bell on the middle (standard deviation a sixth of the side); "brightest", how far each
         spot of about a cell's size is brighter than the image's mean; "random", noise of the feature map's size,
         enlarged; "ceiling", the mask at the feature map's size, enlarged.
@@ -122,8 +119,7 @@ def deletion_insertion_curves(
         seed: of the order of equal pixels.
     Returns float (N, points): the scores.
     """
-    if mode not in ("deletion", "insertion"):
-        raise UsageError(f"mode: {mode!r} is not one of deletion, insertion")
+    check_choice("mode", mode, ("deletion", "insertion"))
     images = np.asarray(images, "float32")
     blurred = np.stack([cv2.GaussianBlur(image, (0, 0), blur or image.shape[0] / 8) for image in images])
     before, after = (images, blurred) if mode == "deletion" else (blurred, images)

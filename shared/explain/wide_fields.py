@@ -73,8 +73,7 @@ def cut_mammogram(
 def place_around(mask: np.ndarray, *, side: int, random: np.random.Generator) -> Place:
     """Choose a square that holds the whole lesion, anywhere in it with equal probability.
 
-    Args:
-        side: enlarged to 1.25 times the lesion's larger side, and at most the image's shorter side.
+    `side` is enlarged to 1.25 times the lesion's larger side, and at most the image's shorter side.
     """
     spans = [np.flatnonzero(mask.any(axis=axis))[[0, -1]] for axis in (1, 0)]
     side = min(max(side, *(int(1.25 * (last - first + 1)) for first, last in spans)), *mask.shape)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from shared.models import pretrained
 from shared.models.backend import Tensor, keras, layers
-from shared.run import UsageError
+from shared.run import UsageError, check_choice
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VGG_BGR_MEAN = (103.939, 116.779, 123.68)
@@ -172,8 +172,7 @@ def build(
     Returns keras.Model: flat, named `name`, not compiled; backbone layers frozen where weights were loaded.
     Raises UsageError: unknown name or layer, or weights that do not fit.
     """
-    if name not in SCRATCH and name not in BACKBONES:
-        raise UsageError(f"model {name!r} is not one of {', '.join((*SCRATCH, *BACKBONES))}")
+    check_choice("model", name, NAMES)
     keras.utils.set_random_seed(seed)
     inputs = keras.Input((image_size, image_size, 1), name="image")
     if name in BACKBONES:

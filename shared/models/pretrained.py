@@ -44,8 +44,7 @@ class Weights:
 def parse_spec(spec: str) -> dict[str, str]:
     """Split the parameter `WEIGHTS` into {backbone: keyword or path}; a lone keyword or path is kept under "".
 
-    Args:
-        spec: "imagenet", "demo" (also ""), "none", a path, or "backbone=path[,backbone=path]".
+    `spec` is "imagenet", "demo" (also ""), "none", a path, or "backbone=path[,backbone=path]".
     """
     if "=" not in spec:
         return {"": spec or "demo"}
@@ -159,10 +158,8 @@ def check_file(path: Path | str, backbone: str) -> float:
 
 
 def load_into(network: "keras.Model", backbone: str, weights: str, alpha: float = 1.0) -> None:
-    """Load weights ("none", "imagenet" or a path) into a network of `keras.applications` that was built without top.
+    """Load weights ("none", "imagenet" or a path) into a network of `keras.applications` without top, of width `alpha`.
 
-    Args:
-        network: of width `alpha`.
     Raises UsageError: not to be had, broken, or of another network.
     """
     path = weights

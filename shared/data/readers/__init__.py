@@ -9,7 +9,7 @@ import pandas as pd
 from shared.data.readers import cbis_ddsm, cbis_dicom, ddsm_tfrecord, demo, mini_mias, npz_folders, png_npz
 from shared.data.readers.common import Dataset
 from shared.data.readers.demo import provide_demo, score_ideal_observer
-from shared.run import EXCLUDED, DataError, UsageError
+from shared.run import EXCLUDED, DataError, check_choice
 
 __all__ = ["FAMILIES", "READERS", "Dataset", "check_layout_name", "load_layout", "provide_demo", "score_ideal_observer"]
 
@@ -49,8 +49,7 @@ def load_layout(name: str, data_dir: Path | str, *, task: str = "malignant", inp
 
 def check_layout_name(name: str) -> None:
     """Raise UsageError where `name` is no layout of `READERS`; says which there are."""
-    if name not in READERS:
-        raise UsageError(f"DATASET: {name!r} is not one of {', '.join(READERS)}")
+    check_choice("DATASET", name, READERS)
 
 
 def settle_names(manifest: pd.DataFrame) -> pd.DataFrame:

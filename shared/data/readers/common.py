@@ -42,9 +42,8 @@ def make_dataset(
 ) -> Dataset:
     """Make a Dataset from rows that hold only what a reader knows; an image is a file, as `image_reader` reads it.
 
-    Args:
-        rows: at least image_id, patient_id, label, image_path; `exclusion_reason` sets `split` to "excluded". What
-            is no manifest column becomes an extra column at the end.
+    `rows` hold at least image_id, patient_id, label, image_path; `exclusion_reason` sets `split` to "excluded". What is
+    no manifest column becomes an extra column at the end.
     Returns Dataset whose manifest holds words as str ("" where unknown), and label, fold and subtype as int.
     """
     frame = pd.DataFrame(rows).reset_index(drop=True).assign(source=name, fold=-1)

@@ -26,7 +26,6 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
 
     Task "original" sets originals against synthetic images (`pathology` says which); "malignant" takes originals
     only, by the M or B at the end of the name. The extra column `lesion` holds what the name says in either task.
-
     Raises DataError: one of the two folders is missing or empty; UsageError: a task that this layout has no labels for.
     """
     common.check_task(NAME, task, TASKS)
