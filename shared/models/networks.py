@@ -172,7 +172,7 @@ def build(
     Returns keras.Model: flat, named `name`, not compiled; backbone layers frozen where weights were loaded.
     Raises UsageError: unknown name or layer, or weights that do not fit.
     """
-    check_choice("model", name, NAMES)
+    check_choice("model", name, (*SCRATCH, *BACKBONES))  # also what was added since
     keras.utils.set_random_seed(seed)
     inputs = keras.Input((image_size, image_size, 1), name="image")
     if name in BACKBONES:
