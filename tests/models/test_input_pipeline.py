@@ -92,5 +92,5 @@ def test_augmentation_changes_images_keeps_the_range_and_repeats_with_the_seed()
 def test_no_rows_and_unknown_orders_are_refused():
     with pytest.raises(ValueError, match="no rows"):
         make([])
-    with pytest.raises(UsageError, match="order 'backwards'"):
+    with pytest.raises(UsageError, match="order: 'backwards'"):
         make([1], order="backwards")
