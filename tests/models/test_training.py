@@ -197,7 +197,7 @@ def test_devices_are_named_and_wrong_words_sizes_and_files_are_refused_in_one_li
     with pytest.raises(UsageError, match="STRATEGY: 'all'"):
         models.multi_gpu_scope("all")
     for name, value in {"loss": "hinge", "balancing": "some"}.items():
-        with pytest.raises(UsageError, match=f"{name} '{value}'"):
+        with pytest.raises(UsageError, match=f"{name}: '{value}'"):
             models.train(tiny_model(), prepared, models.training_options(prepared.settings, **{name: value}))
     with pytest.raises(UsageError, match=r"takes images of 48 px.*IMAGE_SIZE"):
         models.predict_held_out(prepared, models.build("small_cnn", image_size=48))
