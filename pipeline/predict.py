@@ -61,8 +61,7 @@ def load(model_file: Path | str, *, threshold: float | None = None) -> SavedMode
     classes = [name for name in names if name not in ("split", "images", "patients", "prevalence")]
     words = (classes[0], classes[1]) if len(classes) == 2 else ("class 0", "class 1")
     orientations = tuple(range(8)) if result.get("tta") else (0,)
-    cut = cut if threshold is None else threshold
-    return SavedModel(tuple(networks), orientations, steps, cut, words, tuple(notes))
+    return SavedModel(tuple(networks), orientations, steps, cut if threshold is None else threshold, words, tuple(notes))
 
 
 def load_network(path: Path) -> Any:
