@@ -92,9 +92,8 @@ def write_demo_data(
 
 def fingerprint() -> str:
     """Return a hash of the sources that draw the demo data: another hash, other data."""
-    return hashlib.sha256(
-        b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-    ).hexdigest()
+    sources = sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".toml"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def map_patients(task: Callable, plans: list[Patient], *, n_jobs: int, progress: bool, title: str = "patients") -> list:

@@ -11,8 +11,6 @@ from shared.data.readers.common import Dataset
 from shared.data.readers.demo import provide_demo, score_ideal_observer
 from shared.run import EXCLUDED, DataError, check_choice
 
-__all__ = ["FAMILIES", "READERS", "Dataset", "check_layout_name", "load_layout", "provide_demo", "score_ideal_observer"]
-
 READERS = {
     "demo": demo.load,
     "cbis-ddsm": cbis_ddsm.load,
