@@ -89,10 +89,8 @@ def fit_square(image: np.ndarray, size: int, keep_aspect: bool = True) -> np.nda
 
 def pad(image: np.ndarray, size: int) -> np.ndarray:
     """Put the image in the middle of a square of zeros: (size, size)."""
-    top, left = (size - image.shape[0]) // 2, (size - image.shape[1]) // 2
-    square = np.zeros((size, size), image.dtype)
-    square[top : top + image.shape[0], left : left + image.shape[1]] = image
-    return square
+    before = [(size - side) // 2 for side in image.shape]
+    return np.pad(image, [(first, size - side - first) for first, side in zip(before, image.shape, strict=True)])
 
 
 def prepare_image(image: np.ndarray, steps: ImageSteps) -> np.ndarray:

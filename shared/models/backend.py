@@ -17,8 +17,8 @@ tf.get_logger().setLevel("ERROR")  # no notices that a network is compiled for a
 __all__ = ["Tensor", "keras", "layers", "ops", "quiet_native_output", "tf"]
 
 
-def set_up_devices(*, threads: int = 0, mixed_precision: bool = True) -> str:
-    """Prepare TensorFlow: GPU memory on demand, mixed precision on GPUs only, number of CPU threads (0: its choice).
+def set_up_devices() -> str:
+    """Prepare TensorFlow: GPU memory on demand, mixed precision on GPUs only.
 
     Call it first: once TensorFlow runs, these are left as they are.
     Returns one line that says which versions and devices will be used.
@@ -29,12 +29,9 @@ def set_up_devices(*, threads: int = 0, mixed_precision: bool = True) -> str:
     with contextlib.suppress(RuntimeError):  # TensorFlow is running already
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
-        if threads:
-            tf.config.threading.set_intra_op_parallelism_threads(threads)
-    if gpus and mixed_precision:
+    if gpus:
         keras.config.set_dtype_policy("mixed_float16")
-        return f"{versions}; {len(gpus)} GPU(s), mixed precision"
-    return f"{versions}; {len(gpus)} GPU(s)" if gpus else f"{versions}; no GPU found: training on the CPU"
+    return f"{versions}; " + (f"{len(gpus)} GPU(s), mixed precision" if gpus else "no GPU found: training on the CPU")
 
 
 def multi_gpu_scope(strategy: str = "auto") -> contextlib.AbstractContextManager:

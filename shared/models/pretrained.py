@@ -71,11 +71,8 @@ def available_backbones(spec: str) -> tuple[str, ...]:
 
 
 def choose_backbones(wanted: Sequence[str], spec: str) -> tuple[list[str], dict[str, str]]:
-    """Return those of the wanted backbones that `spec` gives weights for, and {name: reason} of the others.
+    """Return those of the wanted backbones that `spec`, `WEIGHTS`, gives weights for, and {name: reason} of the others.
 
-    Args:
-        wanted: names of backbones.
-        spec: the parameter `WEIGHTS`.
     Raises UsageError: an unknown name, or none that there are weights for.
     """
     unknown = [name for name in wanted if name not in SOURCES]

@@ -16,13 +16,9 @@ PROFILES: dict[str, dict[str, Any]] = {  # what each profile fills in where a pa
              "seeds": (0, 1, 2)},
 }  # fmt: skip
 LIMITS = {  # smallest and largest value; too small an image leaves nothing behind the pooling
-    "image_size": (32, 4096),
-    "batch_size": (1, 4096),
-    "epochs": (1, 10_000),
-    "learning_rate": (1e-12, 10.0),
-    "n_folds": (2, 100),
-    "seed": (0, 2**31 - 1),
-}
+    "image_size": (32, 4096), "batch_size": (1, 4096), "epochs": (1, 10_000),
+    "learning_rate": (1e-12, 10.0), "n_folds": (2, 100), "seed": (0, 2**31 - 1),
+}  # fmt: skip
 CHOICES = {
     "task": ("malignant", "abnormal", "original", "subtype"),
     "input": ("crop", "full"),
@@ -60,13 +56,12 @@ class Settings:
         return self.profile == "demo"
 
 
-def project_root(start: Path | str | None = None) -> Path:
-    """Return the project's folder: the nearest one above `start` (default: this file) that holds pyproject.toml."""
-    start = Path(start or __file__).resolve()
-    for folder in (start, *start.parents):
+def project_root() -> Path:
+    """Return the project's folder: the nearest one above this file that holds pyproject.toml."""
+    for folder in Path(__file__).resolve().parents:
         if (folder / ROOT_MARKER).exists():
             return folder
-    raise FileNotFoundError(f"no {ROOT_MARKER} above {start}: work inside a clone of the project")
+    raise FileNotFoundError(f"no {ROOT_MARKER} above {__file__}: work inside a clone of the project")
 
 
 def full_path(text: Path | str, name: str, *, start: Path | None = None) -> Path:
