@@ -154,7 +154,7 @@ def audit(dataset: Dataset, manifest: pd.DataFrame, statistics: pd.DataFrame, *,
         missing = "other" if (used.official_split == TEST).any() else "official test"
         notes.append(f"No {missing} image is on disk: a fifth of the patients was set aside as test.")
     return {
-        **{"dataset": dataset.name, "seed": seed, "facts": dataset.facts, "notes": notes},
+        "dataset": dataset.name, "seed": seed, "facts": dataset.facts, "notes": notes,
         "test_split": "official" if is_official else "made here, by patient",
         "splits": split_table(manifest, dataset.class_names).to_dict("records"),
         "patients_on_two_sides": on_two_sides,
@@ -168,7 +168,7 @@ def audit(dataset: Dataset, manifest: pd.DataFrame, statistics: pd.DataFrame, *,
         "label_conflicts": [group for group in copies if len(group["labels"]) > 1],
         "copies": copies,
         "coverage": [] if dataset.coverage is None else dataset.coverage.to_dict("records"),
-    }
+    }  # fmt: skip
 
 
 def split_table(manifest: pd.DataFrame, class_names: tuple[str, str]) -> pd.DataFrame:

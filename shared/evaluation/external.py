@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from shared import data
-from shared.evaluation import intervals, metrics
-from shared.evaluation.points import YOUDEN, operating_points
+from shared.evaluation import metrics
 from shared.evaluation.results import load_predictions
+from shared.evaluation.scoring import find_intervals
 from shared.run import EXCLUDED, PREDICTION_COLUMNS, TEST, DataError, Settings, write_csv
 
 COLUMNS = (
@@ -49,13 +49,9 @@ def validate_externally(
         scores = [models.predict_held_out(external, network, orientations=orientations) for network in networks]
         scored = external.manifest.assign(score=np.mean(scores, axis=0))[external.manifest.split == TEST]
         write_csv(settings.run_dir / f"results/external/{dataset_name}/{name}.csv", scored[list(PREDICTION_COLUMNS)])
-        area = intervals.bootstrap_interval(scored.label, scored.score, scored.patient_id)
+        home = load_predictions(settings.run_dir, name)  # where the threshold was chosen
         figures = metrics.summarise(scored.label, scored.score, threshold=result["threshold"])
-        figures |= {"model": name, "dataset": dataset_name, "auc_low": area.low, "auc_high": area.high}
-        home = load_predictions(settings.run_dir, name)
-        point = operating_points(home[home.split != TEST], scored)[YOUDEN]  # the threshold was chosen at home
-        for measure, rate in (("sensitivity", point.sensitivity), ("specificity", point.specificity)):
-            figures |= {f"{measure}_low": rate.low, f"{measure}_high": rate.high}
+        figures |= find_intervals(home[home.split != TEST], scored, 0) | {"model": name, "dataset": dataset_name}
         rows.append(figures)
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     write_csv(settings.run_dir / "results/external_validation.csv", table)
