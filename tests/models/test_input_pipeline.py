@@ -45,8 +45,7 @@ def test_shuffling_changes_order_each_epoch_keeps_pairs_and_repeats_with_the_see
 def test_balanced_batches_draw_both_classes_alike_anew_in_each_epoch():
     dataset = make(range(20), batch_size=16, order="balanced")
     first, labels = collect(dataset)
-    assert len(labels) == 20
-    assert labels.mean() == 0.5
+    assert (len(labels), labels.mean()) == (20, 0.5)
     assert not np.array_equal(first, collect(dataset)[0])
     rare = {image.tobytes() for image in first[labels == 1]}
     assert rare == {image.tobytes() for image in IMAGES[16:]}  # each of them before any comes again

@@ -202,8 +202,7 @@ def test_ddsm_tfrecord(tmp_path):
     for raw in tf.data.TFRecordDataset(files).as_numpy_iterator():
         feature = tf.train.Example.FromString(raw).features.feature
         label, any_lesion = feature["label"].int64_list.value[0], feature["label_normal"].int64_list.value[0]
-        assert any_lesion == int(label > 0)
-        assert len(feature["image"].bytes_list.value[0]) == 299 * 299
+        assert (any_lesion, len(feature["image"].bytes_list.value[0])) == (int(label > 0), 299 * 299)
         labels.append(label)
     assert 0.5 < np.mean(np.array(labels) == 0) < 0.9
     for name, kinds in (("test10", {0, 2, 4}), ("cv10", {0, 1, 3})):
