@@ -132,18 +132,13 @@ def plan_patient(
     for kind, side, number_on_side in draw_findings(rng, in_both_splits, same_breast=index % 100 == 7):
         group = (kind, split[kind])
         prevalence = hospital.prevalence[kind][split[kind]] if difficulty.prevalence is None else difficulty.prevalence
-        stream = (seed, code, 0, sorted(planned).index(group))
-        malignant = is_malignant(stream, prevalence, planned[group])
+        number_of_block, place = divmod(planned[group], BLOCK)  # random, with the exact share in each block
+        shuffle = np.random.default_rng((seed, code, 0, sorted(planned).index(group), number_of_block)).permutation
+        malignant = bool(shuffle(np.arange(BLOCK) < round(BLOCK * prevalence))[place])
         planned[group] += 1
         seeds = (*key, len(lesions) + 1)
         lesions.append(plan_lesion(kind, side, number_on_side, malignant, prevalence, seeds, difficulty))
     return Patient(number, f"P_{number:05d}", density, size, split, tuple(lesions), key, acquisition)
-
-
-def is_malignant(stream: tuple[int, ...], prevalence: float, position: int) -> bool:
-    """Return the class of a group's lesion number `position`: random, with the exact share in each block."""
-    block = np.arange(BLOCK) < round(BLOCK * prevalence)
-    return bool(np.random.default_rng((*stream, position // BLOCK)).permutation(block)[position % BLOCK])
 
 
 def draw_findings(rng: Generator, in_both_splits: bool, same_breast: bool) -> list[tuple[str, str, int]]:

@@ -109,14 +109,6 @@ def watch_kernel(run_dir: Path) -> Iterator[list[int]]:
         os.environ.update(before)
 
 
-def execute_in_place(path: Path, *, run_dir: Path) -> dict[str, float]:
-    """Execute a committed notebook in its folder, as JupyterLab does, and store clean outputs unless a cell fails."""
-    copy = run_dir / "notebooks" / path.name
-    taken = execute_copy(path, copy, {}, run_dir=run_dir, cwd=path.parent)
-    write_text(path, nbformat.writes(clean(nbformat.read(copy, as_version=4))) + "\n")
-    return taken
-
-
 def clean(node: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Drop error stream, widget state, timing and versions from an executed notebook, and count its cells 1…n."""
     node.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})

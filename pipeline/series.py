@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nbformat
 from filelock import FileLock, Timeout
 
 from pipeline import execution, parameters, record, report
@@ -16,7 +17,7 @@ from pipeline.parameters import RunOptions, Stage, all_parameters
 from shared.data import check_can_run
 from shared.evaluation import load_table, renew_table, write_cards
 from shared.models import check_weights
-from shared.run import UsageError, check_run_dir, claim_run_dir, project_root, resolve_settings
+from shared.run import UsageError, check_run_dir, claim_run_dir, project_root, resolve_settings, write_text
 from shared.run.files import TEMPORARY
 
 LOCK_FILE, OUTPUT_FOLDERS = ".lock", ("data", "models", "results", "notebooks")
@@ -161,5 +162,7 @@ def renew_notebooks(names: tuple[str, ...] | list[str] = (), *, echo: Echo = pri
         shutil.rmtree(run_dir, ignore_errors=True)
     claim_run_dir(run_dir)
     for path in paths:
-        taken = execution.execute_in_place(path, run_dir=run_dir)
+        copy = run_dir / "notebooks" / path.name
+        taken = execution.execute_copy(path, copy, {}, run_dir=run_dir, cwd=path.parent)  # as JupyterLab does
+        write_text(path, nbformat.writes(execution.clean(nbformat.read(copy, as_version=4))) + "\n")
         echo(f"{path.stem}: {taken['seconds']:.0f} s, {taken['peak_memory_mb']:,.0f} MB")

@@ -92,12 +92,8 @@ def show_heatmaps(
 
     The stronger the map, the less transparent its colour, so that the mammogram stays visible where the map is silent.
 
-    Args:
-        images: (N, H, W), 0–255.
-        maps: {name: float (N, H, W) in [0, 1]}.
-        masks: (N, H, W); their outline is drawn in white and black.
-        titles: N words, one a row.
-        width: inches a picture.
+    `images` are (N, H, W), 0–255, `maps` {name: float (N, H, W) in [0, 1]}. The outline of `masks` (N, H, W) is drawn
+    in white and black. The N titles stand beside the rows; a picture is `width` inches wide.
     """
     count, columns = len(images), ["image", *maps]
     size = (width * len(columns) + 0.3, width * count + 0.3)
@@ -176,12 +172,9 @@ def plot_forest(
     Baselines are grey, and `clinical_…` models, which were given more than the image, are orange. Where the table has
     the column `ideal_auc` (demo data), a green line shows what the drawing's own parameters reach.
 
-    Args:
-        table: rows in the order to draw.
-        value, low, high, label: its columns.
-        group: column of the part within a label; each part has its own colour and legend, "" for one row a label.
-        reference: where the dashed line stands.
-        xlabel: what the values are.
+    `value`, `low`, `high` and `label` are columns of the table, whose rows are drawn in their order. `group` is the
+    column of the part within a label, with a colour and legend of its own; "" for one row a label. The dashed line
+    stands at `reference`, and `xlabel` says what the values are.
     """
     names, groups = list(dict.fromkeys(table[label])), list(dict.fromkeys(table[group])) if group else [""]
     figure, axis = new_figure(size=(7 if group else 6.5, 0.9 + 0.32 * len(table)))

@@ -42,10 +42,9 @@ def inside(data_dir: Path, relative: str) -> Path:
 def read_grey(path: Path | str, *, min_side: int | None = None) -> np.ndarray:
     """Read an image file of any supported type as one grey plane.
 
-    Args:
-        path: JPEG, PNG, TIFF, PGM or BMP; DICOM (`.dcm`); NumPy (`.npy`, `.npz` with one array).
-        min_side: pixels. A JPEG may then be decoded at 1/2, 1/4 or 1/8 of its size (the discrete cosine transform
-            does it, antialiased) as long as its shorter side keeps at least this length.
+    It is JPEG, PNG, TIFF, PGM or BMP; DICOM (`.dcm`); NumPy (`.npy`, `.npz` with one array). With `min_side`, pixels, a
+    JPEG may be decoded at 1/2, 1/4 or 1/8 of its size (the discrete cosine transform does it, antialiased) as long as
+    its shorter side keeps at least this length.
     Returns uint8, uint16 or floating-point (H, W), as stored.
     Raises DataError: names the file and what is wrong with it.
     """

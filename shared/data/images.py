@@ -21,11 +21,9 @@ class ImageSteps:
 def to_uint8(image: np.ndarray, window: str = "percentile") -> np.ndarray:
     """Map intensities to 0–255.
 
-    Args:
-        image: (H, W) of any real dtype.
-        window: `percentile` stretches the 0.5th to the 99.5th percentile of what is not background (zero);
-            `zscore` maps mean ± 3 standard deviations; `minmax` the extremes; `none` keeps the scale of the file
-            (16 bit is divided by 257, floats in [0, 1] are multiplied by 255).
+    The image is (H, W) of any real dtype. The window `percentile` stretches the 0.5th to the 99.5th percentile of what
+    is not background (zero); `zscore` maps mean ± 3 standard deviations; `minmax` the extremes; `none` keeps the scale
+    of the file (16 bit is divided by 257, floats in [0, 1] are multiplied by 255).
     Returns uint8 (H, W); a constant image becomes 0 (with `none`: stays what it is).
     """
     check_choice("WINDOW", window, CHOICES["window"])

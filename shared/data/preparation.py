@@ -81,10 +81,7 @@ def image_steps(settings: Settings) -> ImageSteps:
 
 
 def check_can_run(settings: Settings) -> None:
-    """Find out quickly whether a run can start: data readable, disk large enough.
-
-    Raises DataError, UsageError: one clear line.
-    """
+    """Find out quickly whether a run can start (data readable, disk large enough); else DataError or UsageError."""
     if settings.data_dir is None:
         return
     dataset = load_dataset(settings)

@@ -89,13 +89,12 @@ def check_splits(manifest: pd.DataFrame) -> None:
     """Raise DataError where a split lacks a class, or a patient stands on two sides."""
     for split in (TRAIN, VALIDATION, TEST):
         labels = manifest.label[manifest.split == split]
-        for label in (0, 1):
-            if not (labels == label).any():
-                line = f"the {split} split has {len(labels)} images and none of class {label}: is the copy complete?"
-                reasons = manifest.exclusion_reason[(manifest.label == label) & (manifest.split == EXCLUDED)]
-                if len(reasons):
-                    line += f" {len(reasons)} images of that class are left out, e.g. because of: {reasons.mode()[0]}"
-                raise DataError(line)
+        for label in sorted({0, 1} - set(labels)):
+            line = f"the {split} split has {len(labels)} images and none of class {label}: is the copy complete?"
+            reasons = manifest.exclusion_reason[(manifest.label == label) & (manifest.split == EXCLUDED)]
+            if len(reasons):
+                line += f" {len(reasons)} images of that class are left out, e.g. because of: {reasons.mode()[0]}"
+            raise DataError(line)
     sides = manifest[manifest.split != EXCLUDED].groupby("patient_id").split.nunique()
     if (sides > 1).any():
         raise DataError(f"{int((sides > 1).sum())} patients stand on two sides of the split, e.g. {sides.idxmax()}")

@@ -55,12 +55,10 @@ class OutOfFold:
 def cross_validate_heads(
     heads: Mapping[str, BaseEstimator], features: np.ndarray, labels: np.ndarray, folds: Mapping[int, list[np.ndarray]]
 ) -> dict[str, OutOfFold]:
-    """Train every head for every seed and fold; see `parallel` for where.
+    """Train every head for every seed and fold, on features (N, C) and labels int (N,); see `parallel` for where.
 
-    Args:
-        heads: unfitted scikit-learn classifiers with `predict_proba`; each seed sets their `random_state`.
-        features, labels: float (N, C) and int (N,).
-        folds: for each seed the rows that each fold holds out, as `group_folds` of `shared.data` returns them.
+    Heads are unfitted scikit-learn classifiers with `predict_proba`, whose `random_state` each seed sets. Folds are for
+    each seed the rows that each fold holds out, as `group_folds` of `shared.data` returns them.
     """
     found = {}
     for name, head in heads.items():

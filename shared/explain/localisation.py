@@ -105,18 +105,17 @@ def deletion_insertion_curves(
     mode: str = "deletion",
     points: int = 11,
     blur: float | None = None,
-    seed: int = 0,
 ) -> np.ndarray:
     """Take pixels away from the most important on, or bring them back, and record the score (Petsiuk et al. 2018).
 
-    A blurred copy of the image stands for what is taken away; it leaves less of an edge than black.
+    A blurred copy of the image stands for what is taken away; it leaves less of an edge than black. Equal pixels come
+    in a random order, always the same.
 
     Args:
         score: images float32 (n, H, W) -> (n,).
         mode: "deletion" (a good map lets the score fall early) or "insertion" (rise early).
         points: shares of pixels changed, evenly from 0 to 1.
         blur: standard deviation in pixels; None takes an eighth of the height.
-        seed: of the order of equal pixels.
     Returns float (N, points): the scores.
     """
     check_choice("mode", mode, ("deletion", "insertion"))
@@ -124,7 +123,7 @@ def deletion_insertion_curves(
     blurred = np.stack([cv2.GaussianBlur(image, (0, 0), blur or image.shape[0] / 8) for image in images])
     before, after = (images, blurred) if mode == "deletion" else (blurred, images)
     flat = np.asarray(maps, "float64").reshape(len(images), -1)
-    order = np.lexsort((np.random.default_rng(seed).random(flat.shape), -flat), axis=1)
+    order = np.lexsort((np.random.default_rng(0).random(flat.shape), -flat), axis=1)
     place = np.argsort(order, axis=1).reshape(images.shape)
     shares = np.linspace(0, 1, points)
     return np.stack([score(np.where(place < share * flat.shape[1], after, before)) for share in shares], axis=1)

@@ -23,8 +23,7 @@ from shared.data.readers import common
 from shared.data.readers.common import Dataset
 from shared.run import DataError
 
-NAME = "mini-mias"
-TASKS = ("malignant", "abnormal", "subtype")
+NAME, TASKS = "mini-mias", ("malignant", "abnormal", "subtype")
 EXPECTED = "Info.txt and mdb001.pgm, mdb002.pgm, … (the folder all-mias/ is searched too)"
 FACTOR = 1.5  # a crop's side, in diameters of the lesion's circle: some of the surroundings belong to the picture
 MIN_SIDE = 96  # pixels; 19 mm at 200 µm

@@ -14,8 +14,7 @@ from shared.data.readers import common
 from shared.data.readers.common import Dataset
 from shared.run import DataError
 
-NAME = "png-npz"
-TASKS = ("malignant", "original")
+NAME, TASKS = "png-npz", ("malignant", "original")
 ORIGINAL_FOLDERS = ("original", "originals", "real", "png")
 SYNTHETIC_FOLDERS = ("synthetic", "synthetics", "generated", "fake", "npz")
 LETTERS = {"M": "MALIGNANT", "B": "BENIGN", "N": "BENIGN_WITHOUT_CALLBACK"}
