@@ -27,8 +27,8 @@ def validate_externally(
     """Score saved networks on a second data set, with the image steps and the thresholds that they have.
 
     DataError where it holds patients or pictures of the first. No `data_dir` with the data set "demo" draws a second
-    hospital, with another film. `results` are as from `load_results`. Scores of the networks of a row (`files`, default:
-    its name) are averaged, with `tta` over the orientations too; rows without saved networks are passed over.
+    hospital, with another film. `results` are as from `load_results`. Scores of the networks of a row (`files`,
+    default: its name) are averaged, with `tta` over the orientations too; rows without saved networks are passed over.
     Returns the second data set, all of it test, and the table that is written to `results/external_validation.csv`.
     """
     from shared import models

@@ -28,7 +28,7 @@ def list_feature_layers(model: keras.Model) -> list[str]:
 
 
 def find_feature_layer(model: keras.Model, *, cells: int = 1) -> str:
-    """Name the last layer that makes a map of more than one cell and of at least `cells` a side; UsageError for none."""
+    """Name the last layer that makes a map of more than one cell, at least `cells` a side; UsageError for none."""
     names, known = list_feature_layers(model), list_layers(model)
     names = [name for name in names if min(known[name].output.shape[1:3]) >= cells]
     if not names:
