@@ -144,7 +144,8 @@ def heatmap(
 def as_batch(images: np.ndarray, model: keras.Model) -> np.ndarray:
     """Return images as float32 (N, H, W, C), with the network's number of channels."""
     if len(getattr(model, "inputs", ())) != 1 or len(model.outputs) != 1:
-        raise UsageError(f"network {model.name!r}: give a built Sequential or Functional one, one input, one output")
+        needed = "a built Sequential or Functional one is needed, with one input and output"
+        raise UsageError(f"network {model.name!r}: {needed}")
     images = np.asarray(images, "float32")
     images = images[..., None] if images.ndim == 3 else images
     if images.ndim != 4 or not len(images):

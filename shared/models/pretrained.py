@@ -137,8 +137,7 @@ def find_file(value: str) -> Path:
     for start in (Path.cwd(), project_root()):
         if (path := full_path(value, "WEIGHTS", start=start)).is_file():
             return path
-    words = ", ".join(KEYWORDS)
-    raise UsageError(f"WEIGHTS: no file {value!r}; give a Keras weights file without top, or one of {words}")
+    raise UsageError(f"WEIGHTS: no file {value!r}; give a Keras weights file without top, or {', '.join(KEYWORDS)}")
 
 
 def check_file(path: Path | str, backbone: str) -> float:
