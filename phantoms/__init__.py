@@ -2,5 +2,3 @@
 
 from phantoms.layouts import LAYOUTS, fingerprint, write_demo_data
 from phantoms.patients import Difficulty
-
-__all__ = ["LAYOUTS", "Difficulty", "fingerprint", "write_demo_data"]

@@ -43,10 +43,7 @@ class Geometry:
 def draw_film(patient: Patient, side: str, view: str) -> Film:
     """Draw one film of about 1,040 x 720 px, the chest wall at the left edge of a left breast.
 
-    Args:
-        patient: whose film.
-        side: LEFT or RIGHT; a side without findings is drawn as a normal one.
-        view: CC or MLO.
+    `side` is LEFT or RIGHT, `view` CC or MLO; a side without findings is drawn as a normal one.
     """
     hospital = ACQUISITIONS[patient.acquisition]
     rng = np.random.default_rng((*patient.seed, 90 + 2 * VIEWS.index(view) + (side == "RIGHT")))

@@ -51,17 +51,13 @@ def write_demo_data(
 
     Args:
         out: folder to make, and what is returned; must not exist, or be empty.
-        layout: one of LAYOUTS.
-        patients: how many; None takes the layout's default (480 for cbis-ddsm).
-        seed: 0 or more.
+        patients: how many; None takes the default of the layout, one of LAYOUTS (480 for cbis-ddsm).
         acquisition: "A" (scanned films), or "B" for other patients of a second hospital with digital images in another
             window, other labels and another share of cancers (for external validation).
         difficulty: contrast, obscured share, density and prevalence; None takes the defaults of `Difficulty`.
         n_jobs: processes; -1 uses all cores.
-        progress: show a progress bar.
-    Raises:
-        ValueError: an unknown layout or acquisition, less than one patient, or a negative seed.
-        OSError: `out` is a file or holds something already, or cannot be written. One line, as with ValueError.
+    Raises ValueError: an unknown layout or acquisition, less than one patient, or a negative seed; OSError: `out` is a
+        file or holds something already, or cannot be written. One line, as with ValueError.
     """
     out = Path(out)
     difficulty = difficulty or Difficulty()
@@ -94,9 +90,8 @@ def write_demo_data(
 
 def fingerprint() -> str:
     """Return a hash of the sources that draw the demo data: another hash, other data."""
-    return hashlib.sha256(
-        b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-    ).hexdigest()
+    sources = sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".toml"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def map_patients(task: Callable, plans: list[Patient], *, n_jobs: int, progress: bool, title: str = "patients") -> list:

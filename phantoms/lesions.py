@@ -7,24 +7,11 @@ import numpy as np
 from numpy.random import Generator
 
 from phantoms.noise import random_fields, sigmoid
-from phantoms.patients import DISTORTION, MASS, MM, Lesion
+from phantoms.patients import DISTORTION, MASS, MM, TABLES, Lesion
 
-MARGIN_WIDTHS = {  # share of the radius, sharpest and softest
-    "CIRCUMSCRIBED": (0.03, 0.07), "OBSCURED": (0.05, 0.10), "ILL_DEFINED": (0.22, 0.36),
-    "MICROLOBULATED": (0.04, 0.08), "SPICULATED": (0.10, 0.22),
-}  # fmt: skip
-ROUGHNESS = {"CIRCUMSCRIBED": 0.02, "OBSCURED": 0.04, "ILL_DEFINED": 0.16, "MICROLOBULATED": 0.03, "SPICULATED": 0.12}
-LOBES = {  # balls along the rim: fewest and most, nearest and farthest, smallest and largest (shares of the radius)
-    "LOBULATED": (3, 5, 0.40, 0.60, 0.45, 0.62), "IRREGULAR": (5, 9, 0.58, 0.86, 0.16, 0.42),
-    "MICROLOBULATED": (9, 15, 0.70, 0.84, 0.16, 0.26),
-}  # fmt: skip
 GRAIN = 0.70  # brightness that the densest grain adds, share of full scale
 SCALE = 4  # calcifications are drawn this much larger and averaged down
-GRAINS = {  # fewest and most in a group, smallest and largest diameter in mm
-    "COARSE": (1, 4, 1.6, 3.0), "LUCENT_CENTER": (2, 7, 1.0, 2.2), "ROUND_AND_REGULAR": (4, 11, 0.55, 1.1),
-    "PUNCTATE": (7, 15, 0.32, 0.5), "VASCULAR": (16, 28, 0.2, 0.5), "FINE_LINEAR_BRANCHING": (9, 18, 0.16, 0.34),
-    "AMORPHOUS": (30, 50, 0.12, 0.30), "PLEOMORPHIC": (18, 42, 0.16, 0.8),
-}  # fmt: skip
+MARGIN_WIDTHS, ROUGHNESS, LOBES, GRAINS = (TABLES[name] for name in ("margin_widths", "roughness", "lobes", "grains"))
 
 
 def add_lesion(rng: Generator, signal: np.ndarray, lesion: Lesion, centre: tuple[float, float]) -> np.ndarray:
@@ -56,7 +43,6 @@ def pull_tissue(tissue: np.ndarray, grid: np.ndarray, radius: float) -> np.ndarr
     return cv2.remap(tissue, columns + weight * x, rows + weight * y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
 
-# -------------------------------------------------------------------- masses
 def outline_distance(rng: Generator, own: Generator, lesion: Lesion, grid: np.ndarray) -> np.ndarray:
     """Return the distance from a mass's outline in px, negative inside: one or more balls that melt into each other."""
     radius, turn = lesion.diameter / 2, own.uniform(0, 2 * np.pi) + rng.normal(0, 0.25)
@@ -81,10 +67,8 @@ def outline_distance(rng: Generator, own: Generator, lesion: Lesion, grid: np.nd
 def draw_mass(rng: Generator, own: Generator, lesion: Lesion, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the brightness that a mass adds, float32 (n, n), and the region that a reader would outline, bool (n, n).
 
-    Args:
-        rng, own: streams of the film and of the lesion; what comes from `own` is the same in all films.
-        lesion: what to draw.
-        grid: float32 (2, n, n), how far each pixel lies below and right of the lesion's middle, px.
+    What comes from `own`, the lesion's stream, is the same in all films; `rng` is the film's. `grid`, float32
+    (2, n, n), says how far each pixel lies below and right of the lesion's middle, px.
     """
     (y, x), radius = grid, lesion.diameter / 2
     distance = outline_distance(rng, own, lesion, grid)
@@ -132,7 +116,6 @@ def draw_curve(canvas: np.ndarray, points: np.ndarray, shades: np.ndarray, width
         cv2.line(canvas, start, end, float(shade), width, cv2.LINE_AA, 4)
 
 
-# ------------------------------------------------------------- calcifications
 def draw_calcifications(rng: Generator, own: Generator, lesion: Lesion, grid: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return the same as `draw_mass` for a group of calcifications."""
     (y, x), side = grid, grid.shape[1]
@@ -153,8 +136,7 @@ def scatter_grains(rng: Generator, own: Generator, lesion: Lesion, grid: np.ndar
     """Return places of the grains (n, 2) in px about the middle, their directions (n,), and what a reader outlines."""
     (y, x), radius = grid, lesion.diameter / 2
     count, turn = int(own.integers(*GRAINS[lesion.shape][:2])), rng.uniform(0, 2 * np.pi)
-    long, short = {"CLUSTERED": (0.9, 0.7), "REGIONAL": (1.1, 1.0), "DIFFUSELY_SCATTERED": (1.3, 1.2),
-                   "SEGMENTAL": (1.25, 0.55), "LINEAR": (1.35, 0.24)}[lesion.margins]  # fmt: skip
+    long, short = TABLES["groups"][lesion.margins]
     u = rng.uniform(-1, 1, (count * 8, 2))
     u = u[(u**2).sum(1) < 1][:count]
     directions = np.full(len(u), turn)

@@ -21,11 +21,8 @@ def random_fields(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return two independent Gaussian fields of mean 0 and variance 1 with the power spectrum 1/f^beta.
 
-    Args:
-        rng: the source of randomness.
-        shape: (h, w) in px; both fields are float32 of this shape, and go on at the opposite edge.
-        beta: exponent of the power spectrum.
-        low, high: frequencies (cycles a pixel) below and above which the spectrum falls off.
+    Both are float32 of `shape` (h, w) in px, and go on at the opposite edge. The spectrum falls off below the frequency
+    `low` and above `high` (cycles a pixel).
     """
     white = rng.standard_normal((2, *shape), dtype=np.float32)
     field = fft.ifft2((white[0] + 1j * white[1]) * make_spectrum(tuple(shape), beta, low, high))

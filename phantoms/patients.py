@@ -6,8 +6,10 @@ case files of CBIS-DDSM show (Lee et al., Sci Data 2017;4:170177): round and cir
 spiculated mostly malignant, with overlap.
 """
 
+import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
@@ -18,24 +20,8 @@ VIEWS = ("CC", "MLO")
 DISTORTION = "ARCHITECTURAL_DISTORTION"  # a mass shape in CBIS-DDSM, although there is no mass
 MM = 4.4  # px of a film in a millimetre
 
-# P(word | benign), P(word | malignant)
-MASS_SHAPES = {
-    "ROUND": (0.19, 0.11), "OVAL": (0.37, 0.18), "LOBULATED": (0.26, 0.20), "IRREGULAR": (0.15, 0.43),
-    DISTORTION: (0.03, 0.08),
-}  # fmt: skip
-MASS_MARGINS = {
-    "CIRCUMSCRIBED": (0.49, 0.05), "OBSCURED": (0.24, 0.08), "ILL_DEFINED": (0.16, 0.22),
-    "MICROLOBULATED": (0.07, 0.14), "SPICULATED": (0.04, 0.51),
-}  # fmt: skip
-CALC_TYPES = {
-    "PUNCTATE": (0.20, 0.06), "ROUND_AND_REGULAR": (0.22, 0.03), "LUCENT_CENTER": (0.22, 0.01),
-    "COARSE": (0.07, 0.01), "VASCULAR": (0.08, 0.01), "AMORPHOUS": (0.08, 0.14),
-    "PLEOMORPHIC": (0.11, 0.42), "FINE_LINEAR_BRANCHING": (0.02, 0.32),
-}  # fmt: skip
-CALC_DISTRIBUTIONS = {
-    "CLUSTERED": (0.61, 0.50), "REGIONAL": (0.16, 0.06), "DIFFUSELY_SCATTERED": (0.12, 0.03),
-    "SEGMENTAL": (0.07, 0.20), "LINEAR": (0.04, 0.21),
-}  # fmt: skip
+TABLES = tomllib.loads((Path(__file__).parent / "tables.toml").read_text(encoding="utf-8"))
+WORDS: dict[str, dict[str, dict[str, list[float]]]] = TABLES["words"]  # kind, shape or margins, word: P in each class
 
 
 @dataclass(frozen=True)
@@ -43,7 +29,7 @@ class Acquisition:
     """How one hospital takes and digitises its films, and whom it sees."""
 
     first_patient: int  # the first patient's number
-    prevalence: dict[tuple[str, str], float]  # (kind, official split) -> share of malignant lesions
+    prevalence: dict[str, dict[str, float]]  # kind, official split: share of malignant lesions
     contrast: float  # standard deviation of the logarithm of a film's contrast
     curve: tuple[float, float]  # how far the tone curve bends, lowest and highest: brightness + curve x (1 - x)
     grain: tuple[float, float]  # standard deviation of the grain, share of full scale
@@ -57,21 +43,7 @@ class Acquisition:
     label: str  # how a label reads
 
 
-ACQUISITIONS = {
-    "A": Acquisition(  # films, scanned
-        first_patient=1,
-        prevalence={(MASS, TRAIN): 0.50, (MASS, TEST): 0.40, (CALC, TRAIN): 0.40, (CALC, TEST): 0.40},
-        contrast=0.45, curve=(-0.10, 0.30), grain=(0.0063, 0.0116), grain_mix=0.6, blur=0.45, base=0.04, dust=4,
-        burn_in=0.6, film_edge=0.15, lead_marker=True, label="{side} {view}",
-    ),
-    "B": Acquisition(  # digital, another window
-        first_patient=10001,
-        prevalence={(MASS, TRAIN): 0.30, (MASS, TEST): 0.30, (CALC, TRAIN): 0.25, (CALC, TEST): 0.25},
-        contrast=0.15, curve=(-0.60, -0.40), grain=(0.004, 0.007), grain_mix=1.6, blur=0.5, base=0.0, dust=0,
-        burn_in=0.95, film_edge=0.0, lead_marker=False, label="{view} {side}   H-B",
-    ),
-}  # fmt: skip
-
+ACQUISITIONS = {name: Acquisition(**values) for name, values in TABLES["acquisitions"].items()}
 
 CONTRAST = {MASS: 0.131, CALC: 0.045}  # brightness that a mass, or the tissue about a group of grains, adds; share of 1
 SPREAD = {MASS: 0.3, CALC: 0.5}  # standard deviation of its logarithm
@@ -167,19 +139,14 @@ def plan_patient(
     lesions: list[Lesion] = []
     for kind, side, number_on_side in draw_findings(rng, in_both_splits, same_breast=index % 100 == 7):
         group = (kind, split[kind])
-        prevalence = hospital.prevalence[group] if difficulty.prevalence is None else difficulty.prevalence
-        stream = (seed, code, 0, sorted(hospital.prevalence).index(group))
-        malignant = is_malignant(stream, prevalence, planned[group])
+        prevalence = hospital.prevalence[kind][split[kind]] if difficulty.prevalence is None else difficulty.prevalence
+        number_of_block, place = divmod(planned[group], BLOCK)  # random, with the exact share in each block
+        shuffle = np.random.default_rng((seed, code, 0, sorted(planned).index(group), number_of_block)).permutation
+        malignant = bool(shuffle(np.arange(BLOCK) < round(BLOCK * prevalence))[place])
         planned[group] += 1
         seeds = (*key, len(lesions) + 1)
         lesions.append(plan_lesion(kind, side, number_on_side, malignant, prevalence, seeds, difficulty))
     return Patient(number, f"P_{number:05d}", density, size, split, tuple(lesions), key, acquisition)
-
-
-def is_malignant(stream: tuple[int, ...], prevalence: float, position: int) -> bool:
-    """Return the class of a group's lesion number `position`: random, with the exact share in each block."""
-    block = np.arange(BLOCK) < round(BLOCK * prevalence)
-    return bool(np.random.default_rng((*stream, position // BLOCK)).permutation(block)[position % BLOCK])
 
 
 def draw_findings(rng: Generator, in_both_splits: bool, same_breast: bool) -> list[tuple[str, str, int]]:
@@ -189,10 +156,8 @@ def draw_findings(rng: Generator, in_both_splits: bool, same_breast: bool) -> li
     both_kinds = rng.random() < 0.08
     kind = MASS if rng.random() < 0.54 else CALC
     extra = rng.random()
-    if in_both_splits:
-        return [(MASS, side, 1), (CALC, side if same_breast else other, 1)]
-    if both_kinds:
-        return [(MASS, side, 1), (CALC, side, 1)]
+    if in_both_splits or both_kinds:
+        return [(MASS, side, 1), (CALC, other if in_both_splits and not same_breast else side, 1)]
     second = [(kind, side, 2)] if extra < 0.09 else [(kind, other, 1)] if extra < 0.16 else []
     return [(kind, side, 1), *second]
 
@@ -202,7 +167,7 @@ def plan_lesion(
 ) -> Lesion:
     """Draw the words, the look and the reader's opinion of one lesion."""
     rng = np.random.default_rng(seed)
-    shapes, margins = (MASS_SHAPES, MASS_MARGINS) if kind == MASS else (CALC_TYPES, CALC_DISTRIBUTIONS)
+    shapes, margins = WORDS[kind]["shape"], WORDS[kind]["margins"]
     shape, margin = draw_word(rng, shapes, malignant), draw_word(rng, margins, malignant)
     chances = [shapes[shape], margins[margin]]
     if shape == DISTORTION:  # has spicules and nothing else
@@ -229,7 +194,7 @@ def plan_lesion(
     )  # fmt: skip
 
 
-def draw_word(rng: Generator, table: dict[str, tuple[float, float]], malignant: bool) -> str:
+def draw_word(rng: Generator, table: dict[str, list[float]], malignant: bool) -> str:
     """Draw a descriptor as often as it is seen in the class."""
     weights = np.array([pair[int(malignant)] for pair in table.values()])
     return str(rng.choice(list(table), p=weights / weights.sum()))

@@ -22,7 +22,8 @@ from phantoms.writing import load_tensorflow
 
 SIDE = 64  # smaller than the demo's images: the network is convolutional, and this costs less than half
 ZOOM = 5  # dots are drawn this much larger and averaged down
-UNSEEN = 2000  # textures that are not trained on
+TEXTURES, UNSEEN = 40_000, 2000  # that are trained on, and that test
+EPOCHS, BATCH_SIZE, SEED = 10, 64, 0
 WEIGHTS_FILE = Path(__file__).parents[1] / "shared/models/weights/mobilenetv2_0.35_demo.weights.h5"
 TARGETS = (
     "blob", "edge_softness", "lobes", "lobe_depth", "elongation", "rays", "ray_length", "loose_lines",
@@ -157,23 +158,16 @@ def build_model(keras: Any) -> tuple[Any, Any]:
     return backbone, keras.Model(entry, keras.layers.Dense(len(TARGETS), activation="sigmoid")(pooled))
 
 
-def train(
-    out: Path = WEIGHTS_FILE, *, textures: int = 40_000, epochs: int = 10, batch_size: int = 64, seed: int = 0
-) -> dict[str, float]:
-    """Train the backbone on textures and save it.
+def train(out: Path = WEIGHTS_FILE) -> dict[str, float]:
+    """Train the backbone, save it, and return {target: R^2}, the share of the variance explained on unseen textures.
 
-    Args:
-        out: the Keras `.weights.h5` file to write; `MobileNetV2(alpha=0.35, include_top=False, weights=out,
-            input_shape=(96, 96, 3))` reads it. Values are rounded to float16, so that the file compresses.
-        textures: how many are drawn for training; another 2,000 test.
-        epochs, batch_size, seed: of the training.
-    Returns:
-        {target: R^2}, the share of the variance explained on unseen textures.
+    `out` is a Keras `.weights.h5` file; `MobileNetV2(alpha=0.35, include_top=False, weights=out, input_shape=(96, 96,
+    3))` reads it. Values are rounded to float16, so that the file compresses.
     """
     tf = load_tensorflow()
-    tf.keras.utils.set_random_seed(seed)
+    tf.keras.utils.set_random_seed(SEED)
     start = time.time()
-    images, truth = draw_textures(textures + UNSEEN, seed=seed)
+    images, truth = draw_textures(TEXTURES + UNSEEN, seed=SEED)
     print(f"{len(images)} textures drawn in {time.time() - start:.0f} s", flush=True)
     backbone, model = build_model(tf.keras)
 
@@ -183,12 +177,12 @@ def train(
         return tf.ensure_shape(batch, (None, SIDE, SIDE, 1)), target
 
     data = tf.data.Dataset.from_tensor_slices((images[UNSEEN:], truth[UNSEEN:]))
-    data = data.shuffle(8192, seed=seed).batch(batch_size, drop_remainder=True).map(orient).prefetch(2)
-    steps = epochs * (textures // batch_size)
+    data = data.shuffle(8192, seed=SEED).batch(BATCH_SIZE, drop_remainder=True).map(orient).prefetch(2)
+    steps = EPOCHS * (TEXTURES // BATCH_SIZE)
     decay = tf.keras.optimizers.schedules.CosineDecay
     rate = decay(1e-4, steps, alpha=0.01, warmup_target=3e-3, warmup_steps=steps // 20)
     model.compile(tf.keras.optimizers.Adam(rate), "binary_crossentropy")
-    model.fit(data, epochs=epochs, verbose=2)
+    model.fit(data, epochs=EPOCHS, verbose=2)
     backbone.set_weights([weight.astype(np.float16).astype(np.float32) for weight in backbone.get_weights()])
     backbone.save_weights(out)
     predicted = model.predict(images[:UNSEEN, ..., None].astype(np.float32), batch_size=200, verbose=0)

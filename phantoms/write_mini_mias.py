@@ -41,14 +41,9 @@ def write_patient(out: Path, patient: Patient) -> list[str]:
         for lesion, mask in zip(drawn.lesions, drawn.masks, strict=True):
             word = "CALC" if lesion.kind == CALC else CLASSES.get(lesion.margins, "MISC")
             spread = lesion.margins == "DIFFUSELY_SCATTERED" or rng.random() < 0.02  # no place is given
-            place = "*NOTE 3*" if spread else describe_place(mask, scale, left)
+            rows, columns = np.nonzero(mask)  # the place: x, y from the bottom left corner, and radius, px of the film
+            x, y = left + scale * columns.mean(), SIDE - 1 - scale * rows.mean()
+            radius = scale * np.sqrt(mask.sum() / np.pi) * 1.15
+            place = "*NOTE 3*" if spread else f"{x:.0f} {y:.0f} {radius:.0f}"
             lines.append(f"{start} {word} {'M' if lesion.malignant else 'B'} {place}")
     return lines
-
-
-def describe_place(mask: np.ndarray, scale: float, left: int) -> str:
-    """Return `x y radius` in px of the film; the origin is the bottom left corner."""
-    rows, columns = np.nonzero(mask)
-    x, y = left + scale * columns.mean(), SIDE - 1 - scale * rows.mean()
-    radius = scale * np.sqrt(mask.sum() / np.pi) * 1.15
-    return f"{x:.0f} {y:.0f} {radius:.0f}"

@@ -43,16 +43,10 @@ def write_twins(folder: Path, patient: Patient) -> None:
 
 
 def generate_twin(rng: Generator, crop: np.ndarray) -> np.ndarray:
-    """Return a crop as a convolutional image generator would draw it.
+    """Return a crop, float (h, w), 0 ... 1, as a convolutional image generator would draw it, uint8 (128, 128).
 
     What such generators are known for: one fixed size, high frequencies too weak, a checkerboard from stride-2
     transposed convolutions (Odena, Dumoulin and Olah, Distill 2016, doi 10.23915/distill.00003), their own grey scale.
-
-    Args:
-        rng: the source of randomness.
-        crop: float (h, w), 0 ... 1.
-    Returns:
-        uint8 (128, 128).
     """
     image = cv2.GaussianBlur(resize_square(crop, SIDE), (0, 0), rng.uniform(0.9, 1.2))
     pattern = np.kron(np.ones((SIDE // 2, SIDE // 2)), [[1.0, -1.0], [-1.0, 1.0]])

@@ -54,11 +54,7 @@ def resize_square(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def write_image(path: Path, image: np.ndarray, options: Sequence[int] = ()) -> None:
-    """Write an image in the format that its suffix names.
-
-    Raises:
-        OSError: the disk is full, or the folder is not writable.
-    """
+    """Write an image in the format that its suffix names; OSError where the disk is full or the folder read-only."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), image, options):
         raise OSError(f"OpenCV could not write {path.name}")

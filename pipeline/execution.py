@@ -31,15 +31,11 @@ class NotebookError(RuntimeError):
 def execute_copy(
     source: Path, target: Path, parameters: dict, *, run_dir: Path, cwd: Path | None = None, progress: Any = False
 ) -> dict[str, float]:
-    """Execute notebook `source` with papermill, in a kernel of its own, and write the executed copy to `target`.
+    """Execute notebook `source` with papermill, in a kernel of its own, with `parameters` {NAME: value} injected.
 
-    Args:
-        source: the notebook, which is only read.
-        target: the executed copy, there once the notebook has ended well; else `<target stem>.failed.ipynb`.
-        parameters: {NAME: value} to inject.
-        run_dir: what MAMMO_RUN_DIR is to be for it.
-        cwd: where the kernel starts; default: the project's root.
-        progress: {name: value}, options of a tqdm bar over the cells; False for none.
+    The executed copy is `target` once the notebook has ended well; else it is `<target stem>.failed.ipynb`. `run_dir`
+    is what MAMMO_RUN_DIR is to be for it. The kernel starts in `cwd`, or the project's root. `progress` holds {name:
+    value}, options of a tqdm bar over the cells; False for none.
     Returns `seconds`, and `peak_memory_mb` of the kernel and its children.
     Raises NotebookError: a cell failed, or the kernel died. DataError, UsageError: a cell raised one of these.
     """
@@ -48,8 +44,7 @@ def execute_copy(
     from traitlets.config import Config
 
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of the task that an interrupted cell leaves
-    failed = target.with_suffix(".failed.ipynb")
-    start = time.monotonic()
+    failed, start = target.with_suffix(".failed.ipynb"), time.monotonic()
     with atomic_write(target) as temporary, watch_kernel(run_dir) as peak:
         try:
             node = papermill.execute_notebook(
@@ -100,9 +95,8 @@ def watch_kernel(run_dir: Path) -> Iterator[list[int]]:
                 children = psutil.Process().children(recursive=True)
                 peak[0] = max(peak[0], sum(child.memory_info().rss for child in children))
 
-    os.environ["MAMMO_RUN_DIR"] = str(run_dir)
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else the debugger writes a warning past the notebook
+    # the last of these: else the debugger writes a warning past the notebook
+    os.environ.update(MAMMO_RUN_DIR=str(run_dir), TF_CPP_MIN_LOG_LEVEL="3", PYDEVD_DISABLE_FILE_VALIDATION="1")
     os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:joblib.externals.loky.backend.resource_tracker"
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -113,14 +107,6 @@ def watch_kernel(run_dir: Path) -> Iterator[list[int]]:
         thread.join()
         os.environ.clear()
         os.environ.update(before)
-
-
-def execute_in_place(path: Path, *, run_dir: Path) -> dict[str, float]:
-    """Execute a committed notebook in its folder, as JupyterLab does, and store clean outputs unless a cell fails."""
-    copy = run_dir / "notebooks" / path.name
-    taken = execute_copy(path, copy, {}, run_dir=run_dir, cwd=path.parent)
-    write_text(path, nbformat.writes(clean(nbformat.read(copy, as_version=4))) + "\n")
-    return taken
 
 
 def clean(node: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.data import check_layout_name
-from shared.run import PROFILES, UsageError, full_path, project_root, refuse_damage, resolve_run_dir
+from shared.run import PROFILES, UsageError, check_choice, full_path, project_root, refuse_damage, resolve_run_dir
 
 NOTEBOOK_PATTERN = "[0-9][0-9]_*.ipynb"
 OPTION_PARAMETERS = ("DATASET", "DATA_DIR", "RUN_DIR", "PROFILE", "WEIGHTS", "SCHEDULER")
@@ -48,8 +48,8 @@ def plan(options: RunOptions, notebooks_dir: Path | str | None = None) -> tuple[
 
     Returns the stages, in order, and {NAME: value} of what was given or follows from it.
     """
-    paths = select_notebooks(Path(notebooks_dir or project_root() / "notebooks"), options.only)
-    read = {path: read_notebook(path) for path in paths}
+    folder = Path(notebooks_dir or project_root() / "notebooks")
+    read = {path: read_notebook(path) for path in select_notebooks(folder, options.only)}
     injected = merge_options(options, parse_parameters(options.parameters, [defaults for _, defaults in read.values()]))
     stages = []
     for path, (code, defaults) in read.items():
@@ -135,8 +135,7 @@ def merge_options(options: RunOptions, given: dict[str, Any]) -> dict[str, Any]:
     dataset = merged.setdefault("DATASET", "demo")
     check_layout_name(dataset)
     profile = merged.setdefault("PROFILE", "demo" if dataset == "demo" else "full")
-    if profile not in PROFILES:
-        raise UsageError(f"--profile: {profile!r} is not one of {', '.join(PROFILES)}")
+    check_choice("--profile", profile, PROFILES)
     if merged.get("DATA_DIR"):
         merged["DATA_DIR"] = str(full_path(merged["DATA_DIR"], "--data-dir", start=Path.cwd()))
     elif dataset != "demo":

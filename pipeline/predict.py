@@ -37,8 +37,8 @@ def load(model_file: Path | str, *, threshold: float | None = None) -> SavedMode
     Image steps are those of the run's image store, the class names are the audit's. Where the row of that name
     averages several files (seeds) or orientations, so does the result: the threshold was chosen for that average.
     """
-    path, notes = full_path(model_file, "--model", start=Path.cwd()), []
-    networks = [load_network(path)]
+    path = full_path(model_file, "--model", start=Path.cwd())
+    networks, notes = [load_network(path)], []
     run_dir, size = path.parent.parent, networks[0].input_shape[1]
     found = (run_dir / "data/images.json", run_dir / f"results/metrics/{path.stem}.json", run_dir / "data/audit.json")
     files = ", ".join(str(file.relative_to(run_dir)) for file in found)
@@ -48,7 +48,8 @@ def load(model_file: Path | str, *, threshold: float | None = None) -> SavedMode
         same_size = store.get("steps", {}).get("size") == size
         cut = float(result.get("threshold", 0.5))
         others = [path.with_name(f"{name}.keras") for name in result.get("files", []) if name != path.stem]
-        names = [name for row in audit.get("splits", [])[:1] for name in row]
+        columns = [name for row in audit.get("splits", [])[:1] for name in row]
+        classes = [name for name in columns if name not in ("split", "images", "patients", "prevalence")]
         if not 0 <= cut <= 1:
             raise ValueError(f"threshold {cut}")
     if not same_size:
@@ -56,13 +57,11 @@ def load(model_file: Path | str, *, threshold: float | None = None) -> SavedMode
     if threshold is None and "threshold" not in result:
         notes.append("no metrics beside the model: threshold 0.5 is assumed")
     networks += [load_network(other) for other in others if other.is_file()]
-    lost = [other.name for other in others if not other.is_file()]
-    notes += [f"{name}, which the threshold was chosen with, is not there" for name in lost]
-    classes = [name for name in names if name not in ("split", "images", "patients", "prevalence")]
+    notes += [f"{o.name}, which the threshold was chosen with, is not there" for o in others if not o.is_file()]
     words = (classes[0], classes[1]) if len(classes) == 2 else ("class 0", "class 1")
     orientations = tuple(range(8)) if result.get("tta") else (0,)
-    cut = cut if threshold is None else threshold
-    return SavedModel(tuple(networks), orientations, steps, cut, words, tuple(notes))
+    chosen = cut if threshold is None else threshold
+    return SavedModel(tuple(networks), orientations, steps, chosen, words, tuple(notes))
 
 
 def load_network(path: Path) -> Any:

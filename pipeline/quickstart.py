@@ -17,13 +17,10 @@ from shared import data, evaluation, explain, models, plots
 from shared.run import Settings, UsageError, resolve_settings
 
 Row = dict[str, Any]  # what `shared.evaluation.evaluate` measures
-MODEL_TYPES = {
-    "simple_vgg": "deep_cnn",  # stacked 3 × 3 convolutions from scratch; the pretrained one is "vgg16"
-    "custom_cnn": "lightweight_cnn",
-    "mobilenet": "mobilenetv2",
-    "efficientnet": "efficientnetb0",
-    "enhanced_vgg": "vgg16_medical",
-}
+MODEL_TYPES = {  # "simple_vgg" has stacked 3 × 3 convolutions from scratch; the pretrained one is "vgg16"
+    "simple_vgg": "deep_cnn", "custom_cnn": "lightweight_cnn", "mobilenet": "mobilenetv2",
+    "efficientnet": "efficientnetb0", "enhanced_vgg": "vgg16_medical",
+}  # fmt: skip
 
 
 def run_notebooks(*numbers: str, **parameters: Any) -> Path:
@@ -114,8 +111,7 @@ def run_complete_improvement(epochs: int = 10, **parameters: Any) -> tuple[Row, 
     rows = evaluation.load_predictions(run_dir, "cv_linear").query("fold >= 0")
     area = evaluation.bootstrap_interval(rows.label, rows.score, rows.patient_id)
     cv_metrics = {"auc": area.value, "auc_low": area.low, "auc_high": area.high, "n": len(rows)}
-    best_model = evaluation.choose_image_model(evaluation.load_results(run_dir))
-    return cv_metrics, evaluation.load_table(run_dir), best_model
+    return cv_metrics, evaluation.load_table(run_dir), evaluation.choose_image_model(evaluation.load_results(run_dir))
 
 
 def score(prepared: data.Prepared, model: Any, name: str, **details: Any) -> Row:

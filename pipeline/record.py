@@ -56,7 +56,6 @@ def hash_folder(folder: Path, *, without: Path | None = None) -> tuple[str, int,
     """Hash the paths, sizes and times of change of all files below a folder, and what tables hold.
 
     Links are followed, see `list_tree`; `without` and what is below it do not count.
-
     Returns SHA-256, number of files, bytes.
     """
     digest, files, size = hashlib.sha256(), 0, 0
@@ -96,9 +95,8 @@ def stage_key(stage: Stage, basis: dict[str, Any], record: dict[str, Any]) -> st
 def is_done(stage: Stage, basis: dict[str, Any], record: dict[str, Any], run_dir: Path) -> bool:
     """Tell whether a stage was done as it would be now, and what it made is there."""
     entry = record["stages"].get(stage.name, {"status": "new"})
-    if entry["status"] != "done" or entry["key"] != stage_key(stage, basis, record):
-        return False
-    return all((run_dir / output).is_file() for output in entry["outputs"])
+    same = entry["status"] == "done" and entry["key"] == stage_key(stage, basis, record)
+    return same and all((run_dir / output).is_file() for output in entry["outputs"])
 
 
 def made_from(stage: Stage, basis: dict[str, Any]) -> dict[str, Any]:

@@ -101,9 +101,8 @@ def judge(name: str, rows: pd.DataFrame, prevalence: float, notes: list[str]) ->
     rows, by_seed, copies = average_seeds(rows)
     test, validation = (rows[rows.split == split] for split in (TEST, VALIDATION))
     draws, is_probability = int(np.clip(4_000_000 // len(test), 400, 2000)), rows.score.between(0, 1).all()
-    levels = {"image": test, "lesion": lesion_table(test), "case": case_table(test)}
     found = {}
-    for level, part in levels.items():
+    for level, part in {"image": test, "lesion": lesion_table(test), "case": case_table(test)}.items():
         found[f"AUC by {level}"] = bootstrap_interval(part.label, part.score, part.patient_id, draws=draws)
     if len(by_seed) > 1 and np.isfinite(by_seed).all():
         found["AUC, patients and seeds drawn"] = bootstrap_interval(test.label, by_seed, test.patient_id, draws=draws)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nbformat
 from filelock import FileLock, Timeout
 
 from pipeline import execution, parameters, record, report
@@ -16,11 +17,10 @@ from pipeline.parameters import RunOptions, Stage, all_parameters
 from shared.data import check_can_run
 from shared.evaluation import load_table, renew_table, write_cards
 from shared.models import check_weights
-from shared.run import UsageError, check_run_dir, claim_run_dir, project_root, resolve_settings
+from shared.run import UsageError, check_run_dir, claim_run_dir, project_root, resolve_settings, write_text
 from shared.run.files import TEMPORARY
 
-LOCK_FILE = ".lock"
-OUTPUT_FOLDERS = ("data", "models", "results", "notebooks")
+LOCK_FILE, OUTPUT_FOLDERS = ".lock", ("data", "models", "results", "notebooks")
 Echo = Callable[[str], None]
 
 
@@ -45,7 +45,8 @@ def run_series(options: RunOptions, *, notebooks_dir: Path | str | None = None, 
             check_can_run(settings)  # before the first notebook finds out
             if "WEIGHTS" in values:
                 check_weights(settings.weights)
-            remove_leftovers(settings.run_dir, content["temporary"])
+            for path in list(settings.run_dir.rglob(f"{content['temporary']}*")):  # what a killed run has not finished
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             run_stages(content, stages, basis, settings.run_dir, force=options.force, echo=echo)
         content.update(status="done", finished=record.now())
         record.save_record(content, settings.run_dir)
@@ -77,12 +78,6 @@ def run_directory(run_dir: Path) -> Iterator[None]:
             (run_dir / LOCK_FILE).unlink(missing_ok=True)
             run_dir.rmdir()
         lock.release()
-
-
-def remove_leftovers(run_dir: Path, prefix: str) -> None:
-    """Remove what a killed run has not finished, by the beginning of the name that its record gives such files."""
-    for path in list(run_dir.rglob(f"{prefix}*")):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def run_stages(
@@ -120,8 +115,7 @@ def run_stages(
 
 def run_stage(stage: Stage, entry: dict[str, Any], run_dir: Path, label: str) -> None:
     """Execute one notebook and write its HTML; `entry` gets seconds, peak memory and the files that were made."""
-    before = stamp_files(run_dir)
-    copy = run_dir / "notebooks" / stage.path.name
+    before, copy = stamp_files(run_dir), run_dir / "notebooks" / stage.path.name
     bar = {"desc": label, "leave": False, "bar_format": "{desc} {bar:20} cell {n}/{total} [{elapsed}<{remaining}]"}
     progress = sys.stderr.isatty() and bar
     taken = execution.execute_copy(stage.path, copy, stage.parameters, run_dir=run_dir, progress=progress)
@@ -134,13 +128,10 @@ def run_stage(stage: Stage, entry: dict[str, Any], run_dir: Path, label: str) ->
 
 def stamp_files(run_dir: Path) -> dict[str, tuple[int, int]]:
     """Return {file: (time of change, size)} of what stages make; the data set below `data` is not looked at."""
-    found = {}
-    for folder in OUTPUT_FOLDERS:
-        for path in (run_dir / folder).glob("*" if folder == "data" else "**/*"):
-            if path.is_file() and not path.name.startswith("."):
-                stat = path.stat()
-                found[path.relative_to(run_dir).as_posix()] = (stat.st_mtime_ns, stat.st_size)
-    return found
+    paths = (path for name in OUTPUT_FOLDERS for path in (run_dir / name).glob("*" if name == "data" else "**/*"))
+    files = (path for path in paths if path.is_file() and not path.name.startswith("."))
+    stats = {path.relative_to(run_dir).as_posix(): path.stat() for path in files}
+    return {name: (stat.st_mtime_ns, stat.st_size) for name, stat in stats.items()}
 
 
 def time_left(clock: dict[str, float | None], names: list[str]) -> str:
@@ -171,5 +162,7 @@ def renew_notebooks(names: tuple[str, ...] | list[str] = (), *, echo: Echo = pri
         shutil.rmtree(run_dir, ignore_errors=True)
     claim_run_dir(run_dir)
     for path in paths:
-        taken = execution.execute_in_place(path, run_dir=run_dir)
+        copy = run_dir / "notebooks" / path.name
+        taken = execution.execute_copy(path, copy, {}, run_dir=run_dir, cwd=path.parent)  # as JupyterLab does
+        write_text(path, nbformat.writes(execution.clean(nbformat.read(copy, as_version=4))) + "\n")
         echo(f"{path.stem}: {taken['seconds']:.0f} s, {taken['peak_memory_mb']:,.0f} MB")

@@ -21,25 +21,14 @@ from shared.run import BASELINES, atomic_write
 TRAIN_COLOUR, VALIDATION_COLOUR = "#0072B2", "#E69F00"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MODEL_COLOURS = {  # the same in every figure; any other model takes what is left of COLOURS
-    "small_cnn": "#009E73",
-    "simple_cnn": "#56B4E9",
-    "mobilenetv2": "#0072B2",
-    "mobilenetv2_frozen": "#CC79A7",
-    "mean_intensity": "#E69F00",
-    "birads": "#000000",
-    "descriptors": "#999999",
-}
+    "small_cnn": "#009E73", "simple_cnn": "#56B4E9", "mobilenetv2": "#0072B2", "mobilenetv2_frozen": "#CC79A7",
+    "mean_intensity": "#E69F00", "birads": "#000000", "descriptors": "#999999",
+}  # fmt: skip
 GREY, ORANGE = "#888888", "#D55E00"
 STYLE: Any = {
-    "figure.dpi": 120,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 11,
-    "axes.grid": True,
-    "axes.prop_cycle": cycler(color=COLOURS),
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-}
+    "figure.dpi": 120, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11, "axes.grid": True,
+    "axes.prop_cycle": cycler(color=COLOURS), "grid.alpha": 0.25, "legend.frameon": False,
+}  # fmt: skip
 plt.rcParams["text.parse_math"] = False  # a name from the data is no formula, also where a notebook writes it
 
 
@@ -48,11 +37,8 @@ def new_figure(
 ) -> tuple[Figure, Any]:
     """Make a figure in the series' style; it is closed, so that a notebook shows it once only.
 
-    Args:
-        rows, columns: of axes.
-        size: width and height in inches.
-        models: whose colours the lines take in turn; () takes `COLOURS`.
-        options: further options of `matplotlib.pyplot.subplots`.
+    `size` is width and height in inches. Lines take the colours of `models` in turn, or `COLOURS`. Further options
+    are those of `matplotlib.pyplot.subplots`.
     Returns (Figure, axes): one Axes, or an array of them.
     """
     with plt.rc_context(STYLE | ({"axes.prop_cycle": cycler(color=model_colours(models))} if models else {})):
@@ -77,18 +63,10 @@ def model_colours(names: Iterable[str]) -> list[str]:
     return [MODEL_COLOURS.get(name) or free[others.index(name) % len(free)] for name in names]
 
 
-# -------------------------------------------------------------------- images
 def show_images(
     images: Sequence[np.ndarray], *, titles: Sequence[str] | None = None, columns: int = 6, width: float = 1.7
 ) -> Figure:
-    """Show grey images side by side.
-
-    Args:
-        images: each (H, W), 0–255.
-        titles: words above each.
-        columns: how many stand in a row.
-        width: inches an image.
-    """
+    """Show grey images (H, W), 0–255, side by side, `columns` in a row, each `width` inches wide, a title above it."""
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     height = width * images[0].shape[0] / images[0].shape[1] + (0.3 if titles is not None else 0.05)
@@ -114,12 +92,8 @@ def show_heatmaps(
 
     The stronger the map, the less transparent its colour, so that the mammogram stays visible where the map is silent.
 
-    Args:
-        images: (N, H, W), 0–255.
-        maps: {name: float (N, H, W) in [0, 1]}.
-        masks: (N, H, W); their outline is drawn in white and black.
-        titles: N words, one a row.
-        width: inches a picture.
+    `images` are (N, H, W), 0–255, `maps` {name: float (N, H, W) in [0, 1]}. The outline of `masks` (N, H, W) is drawn
+    in white and black. The N titles stand beside the rows; a picture is `width` inches wide.
     """
     count, columns = len(images), ["image", *maps]
     size = (width * len(columns) + 0.3, width * count + 0.3)
@@ -141,14 +115,11 @@ def show_heatmaps(
     return figure
 
 
-# -------------------------------------------------------------------- curves
 def plot_learning_curves(history: pd.DataFrame, *, best_epoch: int | None = None, title: str = "") -> Figure:
     """Draw loss and AUC of train and validation over the epochs.
 
-    Args:
-        history: columns epoch, loss, val_loss, auc, val_auc.
-        best_epoch: value of `epoch` to mark: where the kept weights come from.
-        title: words above both.
+    `history` has the columns epoch, loss, val_loss, auc, val_auc. Marked is the `best_epoch`, where the kept weights
+    come from. The title stands above both.
     """
     figure, axes = new_figure(1, 2, size=(9, 3.2))
     for axis, (quantity, label) in zip(axes, {"loss": "loss", "auc": "AUC"}.items(), strict=True):
@@ -168,11 +139,9 @@ def plot_learning_curves(history: pd.DataFrame, *, best_epoch: int | None = None
 
 
 def plot_roc_curves(predictions: Mapping[str, pd.DataFrame], *, bands: bool | Collection[str] = True) -> Figure:
-    """Draw ROC curves, each with its band by bootstrap over patients.
+    """Draw ROC curves of {model: columns patient_id, label, score}, rows of one split.
 
-    Args:
-        predictions: {model: columns patient_id, label, score}, rows of one split.
-        bands: for which models, True for all, False for none.
+    Bands are by bootstrap over patients; `bands` says for which models, True for all, False for none.
     """
     figure, axis = new_figure(size=(5.2, 5))
     axis.plot([0, 1], [0, 1], color="#999999", linestyle="--", linewidth=1, label="chance")
@@ -187,7 +156,6 @@ def plot_roc_curves(predictions: Mapping[str, pd.DataFrame], *, bands: bool | Co
     return figure
 
 
-# ----------------------------------------------------------------- intervals
 def plot_forest(
     table: pd.DataFrame,
     *,
@@ -204,12 +172,9 @@ def plot_forest(
     Baselines are grey, and `clinical_…` models, which were given more than the image, are orange. Where the table has
     the column `ideal_auc` (demo data), a green line shows what the drawing's own parameters reach.
 
-    Args:
-        table: rows in the order to draw.
-        value, low, high, label: its columns.
-        group: column of the part within a label; each part has its own colour and legend, "" for one row a label.
-        reference: where the dashed line stands.
-        xlabel: what the values are.
+    `value`, `low`, `high` and `label` are columns of the table, whose rows are drawn in their order. `group` is the
+    column of the part within a label, with a colour and legend of its own; "" for one row a label. The dashed line
+    stands at `reference`, and `xlabel` says what the values are.
     """
     names, groups = list(dict.fromkeys(table[label])), list(dict.fromkeys(table[group])) if group else [""]
     figure, axis = new_figure(size=(7 if group else 6.5, 0.9 + 0.32 * len(table)))
@@ -234,10 +199,8 @@ def plot_forest(
 def plot_localisation(table: pd.DataFrame, measures: Sequence[str], *, references: Collection[str] = ()) -> Figure:
     """Draw measures of localisation with their intervals, one panel a measure and one row a method.
 
-    Args:
-        table: columns method, measure, value, low, high; methods in the order to draw, top first.
-        measures: which to draw.
-        references: methods drawn in grey: what a heatmap has to beat.
+    The table has the columns method, measure, value, low, high; its methods are drawn in their order, top first, the
+    `references` in grey: what a heatmap has to beat.
     """
     methods = list(dict.fromkeys(table.method))
     size = (2.2 + 2.6 * len(measures), 0.8 + 0.26 * len(methods))

@@ -81,15 +81,11 @@ def read_sources(dataset: data.Dataset) -> tuple[Sources, list[str]]:
         groups = rows.patient_id[rows.label == label].nunique()
         if groups < MIN_GROUPS:
             raise DataError(f"{dataset.data_dir}: {groups} patients or batches of {word} images; at least {MIN_GROUPS}")
-    sources = Sources(
-        images=[plane for plane in planes if not isinstance(plane, str)],
-        labels=rows.label.to_numpy(),
-        groups=rows.patient_id.to_numpy(str),
-        names=rows.image_id.to_numpy(str),
-        suffixes=np.array([PurePosixPath(path).suffix for path in rows.image_path]),
-        lesions=rows.get("drawn_class", rows.pathology).to_numpy(str),
-    )
-    return sources, problems
+    images = [plane for plane in planes if not isinstance(plane, str)]
+    groups, names = rows.patient_id.to_numpy(str), rows.image_id.to_numpy(str)
+    suffixes = np.array([PurePosixPath(path).suffix for path in rows.image_path])
+    lesions = rows.get("drawn_class", rows.pathology).to_numpy(str)
+    return Sources(images, rows.label.to_numpy(), groups, names, suffixes, lesions), problems
 
 
 def radial_power_spectrum(planes: np.ndarray) -> np.ndarray:
@@ -150,10 +146,7 @@ def compare_in_folds(
 
     Only images of one fold are compared, because each fold has a model of its own. The variance is DeLong's for
     clusters (Obuchowski 1997). There are few batches, so the limits take Student's t, for an AUC on the logit scale.
-
-    Args:
-        labels, scores, groups, folds: (N,); a group lies in one fold.
-        minus: (N,) scores whose AUC is taken off.
+    All are (N,), and a group lies in one fold; the AUC of the scores `minus` is taken off.
     Returns interval; one-sided p of an AUC of 0.5, at least 1 / (ways to say which groups are synthetic).
     """
     rows = pd.DataFrame({"fold": folds, "label": labels, "group": groups})

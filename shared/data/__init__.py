@@ -8,10 +8,3 @@ from shared.data.preparation import Prepared, check_can_run, describe, image_ste
 from shared.data.readers import FAMILIES, READERS, Dataset, check_layout_name, load_layout, provide_demo
 from shared.data.splits import assign_splits, audit_table, group_folds, split_table
 from shared.data.store import build_image_store, check_disk, open_image_store
-
-__all__ = [
-    "FAMILIES", "READERS", "Dataset", "ImageSteps", "Prepared", "assign_splits", "audit_table", "breast_box",
-    "build_image_store", "check_can_run", "check_disk", "check_layout_name", "describe", "group_folds", "image_steps",
-    "load_dataset", "load_layout", "load_manifest", "make_logistic", "open_image_store", "prepare", "prepare_image",
-    "prepare_mask", "provide_demo", "read_grey", "resize", "save_manifest", "split_key", "split_table", "to_uint8",
-]  # fmt: skip

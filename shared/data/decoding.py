@@ -21,11 +21,9 @@ MAX_BYTES = 8 * MAX_PIXELS  # of one array, and of one file
 READERS = min(4, os.cpu_count() or 1)  # images that threads work on together: the memory that they take is bounded
 FORMATS = ("JPEG", "PNG", "TIFF", "PPM", "BMP")  # that Pillow may take a file for, whatever its name says
 REDUCED = {
-    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
-    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
-    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
     1: cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH,
-}
+}  # fmt: skip
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it says goes past Python
 
 
@@ -33,7 +31,6 @@ def inside(data_dir: Path, relative: str) -> Path:
     """Return the file that a table or manifest calls `relative`.
 
     Symbolic links below the data directory are followed: a folder may lie on another disk.
-
     Raises DataError: an absolute path, or one with `..`.
     """
     text = str(relative)
@@ -45,10 +42,9 @@ def inside(data_dir: Path, relative: str) -> Path:
 def read_grey(path: Path | str, *, min_side: int | None = None) -> np.ndarray:
     """Read an image file of any supported type as one grey plane.
 
-    Args:
-        path: JPEG, PNG, TIFF, PGM or BMP; DICOM (`.dcm`); NumPy (`.npy`, `.npz` with one array).
-        min_side: pixels. A JPEG may then be decoded at 1/2, 1/4 or 1/8 of its size (the discrete cosine transform
-            does it, antialiased) as long as its shorter side keeps at least this length.
+    It is JPEG, PNG, TIFF, PGM or BMP; DICOM (`.dcm`); NumPy (`.npy`, `.npz` with one array). With `min_side`, pixels, a
+    JPEG may be decoded at 1/2, 1/4 or 1/8 of its size (the discrete cosine transform does it, antialiased) as long as
+    its shorter side keeps at least this length.
     Returns uint8, uint16 or floating-point (H, W), as stored.
     Raises DataError: names the file and what is wrong with it.
     """

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from shared.run import UsageError
+from shared.run import CHOICES, check_choice
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,12 @@ class ImageSteps:
 def to_uint8(image: np.ndarray, window: str = "percentile") -> np.ndarray:
     """Map intensities to 0–255.
 
-    Args:
-        image: (H, W) of any real dtype.
-        window: `percentile` stretches the 0.5th to the 99.5th percentile of what is not background (zero);
-            `zscore` maps mean ± 3 standard deviations; `minmax` the extremes; `none` keeps the scale of the file
-            (16 bit is divided by 257, floats in [0, 1] are multiplied by 255).
+    The image is (H, W) of any real dtype. The window `percentile` stretches the 0.5th to the 99.5th percentile of what
+    is not background (zero); `zscore` maps mean ± 3 standard deviations; `minmax` the extremes; `none` keeps the scale
+    of the file (16 bit is divided by 257, floats in [0, 1] are multiplied by 255).
     Returns uint8 (H, W); a constant image becomes 0 (with `none`: stays what it is).
     """
+    check_choice("WINDOW", window, CHOICES["window"])
     values = np.asarray(image, dtype=np.float32)
     if window == "none":
         return np.clip(np.rint(values * raw_scale(image)), 0, 255).astype(np.uint8)
@@ -36,10 +35,8 @@ def to_uint8(image: np.ndarray, window: str = "percentile") -> np.ndarray:
         low, high = np.percentile(foreground if foreground.size > 16 else values, (0.5, 99.5))
     elif window == "zscore":
         low, high = values.mean() - 3 * values.std(), values.mean() + 3 * values.std()
-    elif window == "minmax":
-        low, high = values.min(), values.max()
     else:
-        raise UsageError(f"WINDOW: {window!r} is not one of percentile, zscore, minmax, none")
+        low, high = values.min(), values.max()
     if not high > low:
         return np.zeros(values.shape, np.uint8)
     return np.rint(np.clip((values - low) * (255.0 / (high - low)), 0, 255)).astype(np.uint8)
@@ -57,9 +54,7 @@ def raw_scale(image: np.ndarray) -> float:
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize with antialiasing: area averaging where it shrinks, bilinear where it grows.
 
-    Args:
-        image: uint8, uint16 or float32 (H, W).
-    Returns same dtype (height, width)
+    `image` is uint8, uint16 or float32 (H, W), the result of the same dtype (height, width).
     """
     shrinks = height < image.shape[0] or width < image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
@@ -92,10 +87,8 @@ def fit_square(image: np.ndarray, size: int, keep_aspect: bool = True) -> np.nda
 
 def pad(image: np.ndarray, size: int) -> np.ndarray:
     """Put the image in the middle of a square of zeros: (size, size)."""
-    top, left = (size - image.shape[0]) // 2, (size - image.shape[1]) // 2
-    square = np.zeros((size, size), image.dtype)
-    square[top : top + image.shape[0], left : left + image.shape[1]] = image
-    return square
+    before = [(size - side) // 2 for side in image.shape]
+    return np.pad(image, [(first, size - side - first) for first, side in zip(before, image.shape, strict=True)])
 
 
 def prepare_image(image: np.ndarray, steps: ImageSteps) -> np.ndarray:

@@ -5,16 +5,12 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 
-def make_logistic(
-    strength: float = 1.0, *, balanced: bool = False, seed: int | None = None, max_iter: int = 2000
-) -> Pipeline:
+def make_logistic(strength: float = 1.0, *, balanced: bool = False, seed: int | None = None) -> Pipeline:
     """Make a logistic regression on standardised columns; the scaler learns from the rows it is fitted on alone.
 
-    Args:
-        strength: scikit-learn's C, the inverse of the L2 penalty: smaller is more regularised.
-        balanced: weight the classes so that both count alike.
-        seed: of the solver, where it draws.
+    `strength` is scikit-learn's C, the inverse of the L2 penalty: smaller is more regularised. `balanced` weights the
+    classes so that both count alike. `seed` is the solver's, where it draws.
     """
     weights = "balanced" if balanced else None
-    regression = LogisticRegression(C=strength, class_weight=weights, max_iter=max_iter, random_state=seed)
+    regression = LogisticRegression(C=strength, class_weight=weights, max_iter=2000, random_state=seed)
     return make_pipeline(StandardScaler(), regression)

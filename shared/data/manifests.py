@@ -18,7 +18,6 @@ def load_manifest(run_dir: Path) -> pd.DataFrame:
     """Read `data/manifest.csv`; words stay words (empty, not NaN), `label`, `fold` and `subtype` are integers.
 
     Row i belongs to `data/images.npy[i]`.
-
     Raises FileNotFoundError: notebook 01 has not run.
     """
     path = Path(run_dir) / "data/manifest.csv"

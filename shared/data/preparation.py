@@ -81,10 +81,7 @@ def image_steps(settings: Settings) -> ImageSteps:
 
 
 def check_can_run(settings: Settings) -> None:
-    """Find out quickly whether a run can start: data readable, disk large enough.
-
-    Raises DataError, UsageError: one clear line.
-    """
+    """Find out quickly whether a run can start (data readable, disk large enough); else DataError or UsageError."""
     if settings.data_dir is None:
         return
     dataset = load_dataset(settings)
@@ -125,9 +122,7 @@ def prepare(settings: Settings) -> Prepared:
 def describe(prepared: Prepared) -> str:
     """Return one line that says what is there: images, patients, split, prevalence of test."""
     counts = ", ".join(f"{len(prepared.rows(name))} {name}" for name in (TRAIN, VALIDATION, TEST))
-    share = prepared.labels[prepared.rows(TEST)].mean()
+    share = f"{prepared.labels[prepared.rows(TEST)].mean():.0%} of test is {prepared.class_names[1]}"
     patients = prepared.manifest.patient_id[prepared.manifest.split != EXCLUDED].nunique()
-    return (
-        f"{prepared.settings.dataset}, profile {prepared.settings.profile}: {patients} patients, {counts} "
-        f"images of {prepared.images.shape[1]} px; {share:.0%} of test is {prepared.class_names[1]}"
-    )
+    name, size = f"{prepared.settings.dataset}, profile {prepared.settings.profile}", prepared.images.shape[1]
+    return f"{name}: {patients} patients, {counts} images of {size} px; {share}"

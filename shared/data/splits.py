@@ -17,14 +17,11 @@ def group_folds(
 ) -> list[np.ndarray]:
     """Cut rows into `count` parts, stratified by label, so that no patient stands in two of them.
 
-    This is the one grouped split of the project (scikit-learn's StratifiedGroupKFold, shuffled).
+    This is the one grouped split of the project (scikit-learn's StratifiedGroupKFold, shuffled by `seed`).
 
     Args:
-        labels: int (N,).
-        groups: (N,) patient of each row.
+        labels, groups: int (N,) and (N,), the patient of each row.
         rows: int (n,) positions of the rows to cut; all others are left alone.
-        count: number of parts.
-        seed: of the shuffling.
         by_group: False splits images and pays no heed to patients, to show what that does.
     Returns the positions in each held-out part, together `rows`.
     Raises DataError: too few patients or images for so many parts.
@@ -56,10 +53,8 @@ def assign_splits(
     The official test split is kept. Where the data set has none, a fifth of the patients becomes test. Validation
     is a fifth of the remaining patients; folds run over train and validation together. All are stratified by label.
 
-    Args:
-        manifest: as a reader returns it.
-        statistics: as `build_image_store` returns it: `content` and `problem` of each row.
-        shared_patients: patients known to stand in both official splits; their train rows are excluded.
+    `manifest` is as a reader returns it, `statistics` as `build_image_store` does (`content`, `problem` of each row).
+    Train rows of `shared_patients`, known to stand in both official splits, are excluded.
     Returns the manifest with `split`, `exclusion_reason` and `fold` filled in.
     Raises DataError: no image that can be used, or a split that lacks a class.
     """
@@ -94,13 +89,12 @@ def check_splits(manifest: pd.DataFrame) -> None:
     """Raise DataError where a split lacks a class, or a patient stands on two sides."""
     for split in (TRAIN, VALIDATION, TEST):
         labels = manifest.label[manifest.split == split]
-        for label in (0, 1):
-            if not (labels == label).any():
-                line = f"the {split} split has {len(labels)} images and none of class {label}: is the copy complete?"
-                reasons = manifest.exclusion_reason[(manifest.label == label) & (manifest.split == EXCLUDED)]
-                if len(reasons):
-                    line += f" {len(reasons)} images of that class are left out, e.g. because of: {reasons.mode()[0]}"
-                raise DataError(line)
+        for label in sorted({0, 1} - set(labels)):
+            line = f"the {split} split has {len(labels)} images and none of class {label}: is the copy complete?"
+            reasons = manifest.exclusion_reason[(manifest.label == label) & (manifest.split == EXCLUDED)]
+            if len(reasons):
+                line += f" {len(reasons)} images of that class are left out, e.g. because of: {reasons.mode()[0]}"
+            raise DataError(line)
     sides = manifest[manifest.split != EXCLUDED].groupby("patient_id").split.nunique()
     if (sides > 1).any():
         raise DataError(f"{int((sides > 1).sum())} patients stand on two sides of the split, e.g. {sides.idxmax()}")
@@ -135,7 +129,6 @@ def exclude_copies(manifest: pd.DataFrame, content: np.ndarray, is_test: np.ndar
         exclude(manifest, np.isin(np.arange(len(manifest)), drop), f"{reason} ({manifest.image_id[first]})")
 
 
-# --------------------------------------------------------------------- audit
 def audit(dataset: Dataset, manifest: pd.DataFrame, statistics: pd.DataFrame, *, seed: int = 0) -> dict:
     """Collect what a reader should know before believing a score; goes to `data/audit.json`.
 
@@ -149,21 +142,18 @@ def audit(dataset: Dataset, manifest: pd.DataFrame, statistics: pd.DataFrame, *,
     shared_rois = int((manifest.patient_id.isin(shared) & (manifest.official_split == TEST)).sum())
     copies = [
         {
-            "image_ids": manifest.image_id[group].tolist(),
-            "patients": sorted(set(manifest.patient_id[group])),
-            "official_splits": sorted(set(manifest.official_split[group])),
-            "labels": sorted({int(label) for label in manifest.label[group]}),
+            "image_ids": rows.image_id.tolist(), "patients": sorted(set(rows.patient_id)),
+            "official_splits": sorted(set(rows.official_split)), "labels": sorted(map(int, set(rows.label))),
         }
-        for group in find_copies(manifest, statistics.content.to_numpy())
-    ]
+        for rows in (manifest.loc[group] for group in find_copies(manifest, statistics.content.to_numpy()))
+    ]  # fmt: skip
     is_official = bool(((used.official_split == TEST) == (used.split == TEST)).all())
     notes = list(dataset.notes)
     if not is_official:
         missing = "other" if (used.official_split == TEST).any() else "official test"
         notes.append(f"No {missing} image is on disk: a fifth of the patients was set aside as test.")
     return {
-        "dataset": dataset.name,
-        "seed": seed,
+        "dataset": dataset.name, "seed": seed, "facts": dataset.facts, "notes": notes,
         "test_split": "official" if is_official else "made here, by patient",
         "splits": split_table(manifest, dataset.class_names).to_dict("records"),
         "patients_on_two_sides": on_two_sides,
@@ -177,9 +167,7 @@ def audit(dataset: Dataset, manifest: pd.DataFrame, statistics: pd.DataFrame, *,
         "label_conflicts": [group for group in copies if len(group["labels"]) > 1],
         "copies": copies,
         "coverage": [] if dataset.coverage is None else dataset.coverage.to_dict("records"),
-        "facts": dataset.facts,
-        "notes": notes,
-    }
+    }  # fmt: skip
 
 
 def split_table(manifest: pd.DataFrame, class_names: tuple[str, str]) -> pd.DataFrame:

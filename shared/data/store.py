@@ -18,7 +18,7 @@ from shared import __version__
 from shared.data import decoding
 from shared.data.images import ImageSteps, prepare_image, prepare_mask, raw_scale
 from shared.data.readers.common import Dataset
-from shared.run import EXCLUDED, DataError, atomic_write, read_json, write_csv, write_json
+from shared.run import EXCLUDED, DataError, atomic_write, nearest_folder, read_json, write_csv, write_json
 
 CHUNK = 32  # images a thread prepares before it writes them
 STATISTICS_COLUMNS = (
@@ -29,10 +29,7 @@ Store = tuple[np.ndarray, np.ndarray | None, pd.DataFrame]
 
 def check_disk(folder: Path, needed: int, what: str = "the image store") -> None:
     """Raise DataError where the disk that holds `folder` has less than `needed` bytes (and a margin) free."""
-    folder = Path(folder)
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(nearest_folder(Path(folder))).free
     if free < needed + 50_000_000:
         sizes = f"{needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free"
         way_out = "free some, choose a smaller IMAGE_SIZE, or put RUN_DIR on another disk"
@@ -62,9 +59,7 @@ def build_image_store(dataset: Dataset, folder: Path, steps: ImageSteps) -> Stor
     cannot be read leaves a black image and its error line in the column `problem` of the statistics; a mask that
     cannot be read leaves an empty one and a line in `mask_problem`.
 
-    Args:
-        dataset: row i of its manifest becomes image i.
-        folder: usually `<run>/data`.
+    Row i of the manifest becomes image i. `folder` is usually `<run>/data`.
     Returns (images, masks, statistics): uint8 memory maps (N, size, size), masks or None, and a DataFrame with
         `STATISTICS_COLUMNS` on the file's own pixels (intensities brought to 0–255).
     Raises DataError: not enough disk space.
@@ -122,7 +117,7 @@ def open_image_store(folder: Path) -> Store:
     return (
         np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False),
         np.load(masks, mmap_mode="r", allow_pickle=False) if masks.exists() else None,
-        statistics.fillna({"content": "", "problem": "", "mask_problem": ""}),
+        statistics.fillna(dict.fromkeys(words, "")),
     )
 
 

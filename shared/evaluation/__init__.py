@@ -14,11 +14,3 @@ from shared.evaluation.metrics import auc, choose_threshold, summarise
 from shared.evaluation.points import OperatingPoint, operating_points
 from shared.evaluation.results import choose_image_model, load_predictions, load_results, load_table, renew_table
 from shared.evaluation.scoring import evaluate, score_baselines, show_results
-
-__all__ = [
-    "Interval", "OperatingPoint", "OutOfFold", "assess_calibration", "auc", "bootstrap_interval",
-    "bootstrap_means", "choose_image_model", "choose_threshold", "collect_facts", "compare_groups",
-    "cross_validate_heads", "describe_differences", "evaluate", "load_predictions", "load_results", "load_table",
-    "operating_points", "paired_differences", "parallel", "renew_table", "roc_band",
-    "score_baselines", "show_results", "summarise", "validate_externally", "write_cards",
-]  # fmt: skip

@@ -92,8 +92,7 @@ def assess_calibration(
 ) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
     """Fit three calibrations on held-out scores, choose one there, and judge all of them on test.
 
-    Args:
-        held, test: columns patient_id, label, score (probabilities); `held` are scores of images not learned from.
+    Both have columns patient_id, label, score (probabilities); `held` are scores of images not learned from.
     Returns the test scores under each, by name, "chosen" for that of `choose_calibration`; and a table, one row each:
         chosen, and what `describe_calibration` returns.
     """

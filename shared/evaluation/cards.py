@@ -5,6 +5,7 @@ What the run directory does not hold is said not to be there.
 
 import math
 import re
+import tomllib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -19,18 +20,7 @@ from shared.run import BASELINES, EXCLUDED, TEST, read_json, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 UNANSWERED = "not answered by this run"
-BASELINE_WORDS = {
-    "majority": "the same score for every image",
-    "mean_intensity": "mean grey value of the file",
-    "birads": "the radiologist's BI-RADS assessment of the same images",
-    "descriptors": "the radiologist's words for shape, margins, type and distribution",
-}
-DONE = {
-    "external": "results/external_validation.csv",
-    "paired": "results/paired_differences.csv",
-    "maps": "results/gradcam_visualizations/localisation.csv",
-    "leakage": "results/leakage_ladder.csv",
-}
+WORDS = tomllib.loads((TEMPLATES / "words.toml").read_text(encoding="utf-8"))
 
 
 def write_cards(run_dir: Path | str) -> list[Path]:
@@ -40,7 +30,7 @@ def write_cards(run_dir: Path | str) -> list[Path]:
     """
     run_dir = Path(run_dir)
     facts = collect_facts(run_dir)
-    facts["done"] = {name: (run_dir / file).exists() for name, file in DONE.items()}
+    facts["done"] = {name: (run_dir / file).exists() for name, file in WORDS["done"].items()}
     facts["subgroups"] = []
     if chosen := facts["chosen"]:
         predictions = results.load_predictions(run_dir, chosen["model"])
@@ -97,21 +87,18 @@ def collect_facts(run_dir: Path | str) -> dict[str, Any]:
     fixed = ("split", "images", "patients", "prevalence")  # the two other columns are named after the classes
     name = run.get("dataset", {}).get("name") or (rows[0]["dataset"] if rows else audit.get("dataset", "unknown"))
     facts |= {
-        "stages": run.get("stages", {}),
-        "name": name,
-        "is_demo": name == "demo",
+        "stages": run.get("stages", {}), "name": name, "is_demo": name == "demo", "exclusions": exclusions,
         "splits": [
             {**{key: row.get(key) for key in fixed}, "classes": {k: v for k, v in row.items() if k not in fixed}}
             for row in audit.get("splits", [])
         ],
-        "exclusions": exclusions,
-        "baselines": [row | {"words": BASELINE_WORDS[row["model"]]} for row in rows if row["model"] in BASELINES],
+        "baselines": [row | {"words": WORDS["baselines"][row["model"]]} for row in rows if row["model"] in BASELINES],
         "models": [row for row in rows if row["model"] not in BASELINES],
         "eligible": len(eligible),
         "training": {"epochs": len(epochs), "learning_rate": rate},
         "chosen": next((row for row in rows if row["model"] == chosen), None),
-        "has_external": (run_dir / DONE["external"]).exists(),
-    }
+        "has_external": (run_dir / WORDS["done"]["external"]).exists(),
+    }  # fmt: skip
     question, answer, limits = (fill(TEMPLATES / f"{name}.txt", facts) for name in ("question", "answer", "limits"))
     return facts | {"question": question.strip(), "answer": answer.split("\n")[:-1], "limits": limits.split("\n")[:-1]}
 

@@ -32,10 +32,8 @@ def delong_test(labels: Array, scores_a: Array, scores_b: Array, *, patients: Ar
 def delong_covariance(labels: np.ndarray, scores: np.ndarray, patients: Array | None) -> tuple[np.ndarray, np.ndarray]:
     """Compute areas and their covariance (DeLong et al., Biometrics 1988) by midranks (Sun & Xu, IEEE SPL 2014).
 
-    Args:
-        scores: float (K, N), one row a model.
-        patients: (N,); the components are summed by patient first (Obuchowski, Biometrics 1997;53:567), as several
-            images a patient need. None takes the images as independent.
+    `scores` are float (K, N), one row a model. The components are summed by patient first (Obuchowski, Biometrics
+    1997;53:567), as several images a patient need; None takes the images as independent.
     Returns (K,) and (K, K), NaN with fewer than two units (patients or images) of a class.
     """
     models = len(scores)
@@ -77,7 +75,6 @@ def paired_differences(
     *,
     pairs: Iterable[tuple[str, str]],
     primary: Collection[tuple[str, str]] | None = None,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Compare models two by two on the same images.
 
@@ -91,7 +88,7 @@ def paired_differences(
     """
     pairs, rows = list(pairs), []
     for a, b in pairs:
-        interval = bootstrap_interval(labels, scores[a], patients, minus=scores[b], seed=seed)
+        interval = bootstrap_interval(labels, scores[a], patients, minus=scores[b])
         p_value = delong_test(labels, scores[a], scores[b], patients=patients)
         rows.append((a, b, interval.value, interval.low, interval.high, p_value, POWER * interval.standard_error))
     table = pd.DataFrame(rows, columns=["model_a", "model_b", "delta_auc", "low", "high", "p_delong", "detectable"])

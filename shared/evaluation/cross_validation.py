@@ -20,8 +20,7 @@ SCHEDULER_SECONDS = 10  # how long to wait for a cluster to answer
 def parallel(scheduler: str = "") -> Iterator[None]:
     """Let joblib, and so scikit-learn, run what is inside the block on all cores, or on a Dask cluster.
 
-    Args:
-        scheduler: "tcp://host:8786", of Dask; its workers have this project installed. "" stays on this machine.
+    `scheduler` is Dask's, "tcp://host:8786", whose workers have this project installed; "" stays on this machine.
     """
     if not scheduler:
         with joblib.parallel_config("loky", n_jobs=-1, idle_worker_timeout=10):  # seconds; of a killed run, too
@@ -56,12 +55,10 @@ class OutOfFold:
 def cross_validate_heads(
     heads: Mapping[str, BaseEstimator], features: np.ndarray, labels: np.ndarray, folds: Mapping[int, list[np.ndarray]]
 ) -> dict[str, OutOfFold]:
-    """Train every head for every seed and fold; see `parallel` for where.
+    """Train every head for every seed and fold, on features (N, C) and labels int (N,); see `parallel` for where.
 
-    Args:
-        heads: unfitted scikit-learn classifiers with `predict_proba`; each seed sets their `random_state`.
-        features, labels: float (N, C) and int (N,).
-        folds: for each seed the rows that each fold holds out, as `group_folds` of `shared.data` returns them.
+    Heads are unfitted scikit-learn classifiers with `predict_proba`, whose `random_state` each seed sets. Folds are for
+    each seed the rows that each fold holds out, as `group_folds` of `shared.data` returns them.
     """
     found = {}
     for name, head in heads.items():

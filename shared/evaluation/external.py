@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from shared import data
-from shared.evaluation import intervals, metrics
-from shared.evaluation.points import YOUDEN, operating_points
+from shared.evaluation import metrics
 from shared.evaluation.results import load_predictions
+from shared.evaluation.scoring import find_intervals
 from shared.run import EXCLUDED, PREDICTION_COLUMNS, TEST, DataError, Settings, write_csv
 
 COLUMNS = (
@@ -26,12 +26,9 @@ def validate_externally(
 ) -> tuple[data.Prepared, pd.DataFrame]:
     """Score saved networks on a second data set, with the image steps and the thresholds that they have.
 
-    DataError where it holds patients or pictures of the first.
-
-    Args:
-        data_dir: the folder that holds it; "" with the data set "demo" draws a second hospital, with another film.
-        results: as from `load_results`. Scores of the networks of a row (`files`, default: the model's name) are
-            averaged, with `tta` over the orientations too; rows without saved networks are passed over.
+    DataError where it holds patients or pictures of the first. No `data_dir` with the data set "demo" draws a second
+    hospital, with another film. `results` are as from `load_results`. Scores of the networks of a row (`files`,
+    default: its name) are averaged, with `tta` over the orientations too; rows without saved networks are passed over.
     Returns the second data set, all of it test, and the table that is written to `results/external_validation.csv`.
     """
     from shared import models
@@ -49,13 +46,9 @@ def validate_externally(
         scores = [models.predict_held_out(external, network, orientations=orientations) for network in networks]
         scored = external.manifest.assign(score=np.mean(scores, axis=0))[external.manifest.split == TEST]
         write_csv(settings.run_dir / f"results/external/{dataset_name}/{name}.csv", scored[list(PREDICTION_COLUMNS)])
-        area = intervals.bootstrap_interval(scored.label, scored.score, scored.patient_id)
+        home = load_predictions(settings.run_dir, name)  # where the threshold was chosen
         figures = metrics.summarise(scored.label, scored.score, threshold=result["threshold"])
-        figures |= {"model": name, "dataset": dataset_name, "auc_low": area.low, "auc_high": area.high}
-        home = load_predictions(settings.run_dir, name)
-        point = operating_points(home[home.split != TEST], scored)[YOUDEN]  # the threshold was chosen at home
-        for measure, rate in (("sensitivity", point.sensitivity), ("specificity", point.specificity)):
-            figures |= {f"{measure}_low": rate.low, f"{measure}_high": rate.high}
+        figures |= find_intervals(home[home.split != TEST], scored, 0) | {"model": name, "dataset": dataset_name}
         rows.append(figures)
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     write_csv(settings.run_dir / "results/external_validation.csv", table)

@@ -16,14 +16,11 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def compare_groups(
-    rows: pd.DataFrame, by: Sequence[str], *, threshold: float, draws: int = 1000, seed: int = 0
-) -> pd.DataFrame:
+def compare_groups(rows: pd.DataFrame, by: Sequence[str], *, threshold: float, draws: int = 1000) -> pd.DataFrame:
     """Score groups of images that hold both classes, and compare each with all other images of known value.
 
-    Args:
-        rows: columns patient_id, label, score (probabilities) and those of `by`; "" is unknown.
-        by: columns whose values are the groups; those that are missing or constant are passed over.
+    `rows` have the columns patient_id, label, score (probabilities) and those of `by`, whose values are the groups; ""
+    is unknown. Columns that are missing or constant are passed over.
     Returns column, group (all rows first), n, n_patients, prevalence, auc, auc_low, auc_high, sensitivity, specificity,
         difference (of AUC, from the others), difference_low, difference_high, descriptive (fewer than 20 patients of a
         class: too few for an interval to mean what it says).
@@ -40,7 +37,7 @@ def compare_groups(
         if not metrics.has_both(labels[inside]):
             continue
         part, row = rows[inside], {"column": column, "group": value, "n_patients": rows.patient_id[inside].nunique()}
-        area = bootstrap_interval(part.label, part.score, part.patient_id, draws=draws, seed=seed)
+        area = bootstrap_interval(part.label, part.score, part.patient_id, draws=draws)
         row |= metrics.summarise(part.label, part.score, threshold=threshold)
         row |= {"auc_low": area.low, "auc_high": area.high, "difference": nan}
         if metrics.has_both(labels[others]):
@@ -50,7 +47,7 @@ def compare_groups(
                 first, second = (area(weights[:, side]) for area, side in zip(areas, sides, strict=True))
                 return first - second
 
-            gap = draw_intervals(gap_of, rows.patient_id, draws, seed, share=False)[0]
+            gap = draw_intervals(gap_of, rows.patient_id, draws, 0, share=False)[0]
             row |= {"difference": gap.value, "difference_low": gap.low, "difference_high": gap.high}
         row["descriptive"] = bool(part.groupby("label").patient_id.nunique().min() < FEW)
         found.append(row)

@@ -84,9 +84,8 @@ def draw_intervals(
 ) -> list[Interval]:
     """Compute a statistic on all rows and on bootstrap samples of patients: one Interval a column.
 
-    Args:
-        share: the statistic lies in [0, 1], and its limits are found on the logit scale.
-        mean_of_columns: the columns are trainings: one Interval, of their mean, whose draws take columns as well.
+    A `share` lies in [0, 1], and its limits are found on the logit scale. With `mean_of_columns` the columns are
+    trainings: one Interval, of their mean, whose draws take columns as well.
     """
     n_rows, count = len(np.asarray(patients)), len(np.unique(patients))
     samples = np.concatenate([compute(weights) for weights in draw_patients(patients, n_rows, draws, seed)])

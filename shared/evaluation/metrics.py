@@ -62,15 +62,11 @@ def summarise(labels: Array, scores: Array, *, threshold: float) -> dict[str, An
     sensitivity = tp / (tp + fn) if tp + fn else nan
     specificity = tn / (tn + fp) if tn + fp else nan
     return {
-        "n": len(labels),
-        "prevalence": float(labels.mean()),
-        "threshold": float(threshold),
+        "n": len(labels), "prevalence": float(labels.mean()), "threshold": float(threshold),
         "accuracy": float(sk.accuracy_score(labels, called)),
         "balanced_accuracy": (sensitivity + specificity) / 2,
-        "sensitivity": sensitivity,
-        "specificity": specificity,
+        "sensitivity": sensitivity, "recall": sensitivity, "specificity": specificity,
         "precision": float(sk.precision_score(labels, called, zero_division=0)),
-        "recall": sensitivity,
         "f1": float(sk.f1_score(labels, called, zero_division=0)),
         "mcc": float(sk.matthews_corrcoef(labels, called)) if both else nan,
         "auc": auc(labels, scores),
@@ -78,15 +74,14 @@ def summarise(labels: Array, scores: Array, *, threshold: float) -> dict[str, An
         "brier": float(sk.brier_score_loss(labels, scores, pos_label=1)),
         "ece": expected_calibration_error(labels, scores),
         "confusion": {"tn": tn, "fp": fp, "fn": fn, "tp": tp},
-    }
+    }  # fmt: skip
 
 
 def choose_threshold(labels: Array, scores: Array, *, rule: str = "youden", target: float | None = None) -> float:
     """Choose an operating point. Give it validation scores, never test scores.
 
-    Args:
-        rule: "youden" (largest sensitivity + specificity; ties go to the higher accuracy), "sensitivity" (the best
-            specificity with sensitivity >= target) or "specificity" (the best sensitivity with specificity >= target).
+    `rule` is "youden" (largest sensitivity + specificity; ties go to the higher accuracy), "sensitivity" (the best
+    specificity with sensitivity >= target) or "specificity" (the best sensitivity with specificity >= target).
     Returns halfway between the lowest score called class 1 and the next one below, so that it does not hang on one
         image. Where nothing is called class 1 it is the next float above the largest score.
     """

@@ -13,9 +13,3 @@ from shared.explain.localisation import (
     summarise,
 )
 from shared.explain.wide_fields import cut_wide_fields
-
-__all__ = [
-    "BASELINES", "CAM_METHODS", "COLUMNS", "MEASURES", "METHODS", "MapOptions", "baseline_maps", "compare",
-    "cut_wide_fields", "deletion_insertion_curves", "find_feature_layer", "heatmap", "measure", "normalise_maps",
-    "randomise_weights", "summarise", "weighted_layers",
-]  # fmt: skip

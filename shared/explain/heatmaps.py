@@ -8,7 +8,7 @@ import numpy as np
 
 from shared.explain import inspection
 from shared.models.backend import keras
-from shared.run import UsageError
+from shared.run import UsageError, check_choice
 
 Watched = Callable[[np.ndarray], list[np.ndarray]]  # images -> score, feature map, slopes: see `score_and_slopes`
 
@@ -126,8 +126,7 @@ def heatmap(
     Returns float32 (N, H, W), or (N, h, w) of the feature map with `resize=False`.
     Raises UsageError: unknown method, layer or target, or a network that cannot be explained.
     """
-    if method not in METHODS:
-        raise UsageError(f"method: {method!r} is not one of {', '.join(METHODS)}")
+    check_choice("method", method, METHODS)
     images, options = as_batch(images, model), options or MapOptions()
     layer = (layer or inspection.find_feature_layer(model)) if method in CAM_METHODS else ""
     slopes = method in WEIGHERS or method == "integrated_gradients"
@@ -145,9 +144,8 @@ def heatmap(
 def as_batch(images: np.ndarray, model: keras.Model) -> np.ndarray:
     """Return images as float32 (N, H, W, C), with the network's number of channels."""
     if len(getattr(model, "inputs", ())) != 1 or len(model.outputs) != 1:
-        raise UsageError(
-            f"network {model.name!r}: a built Sequential or Functional one is needed, with one input and output"
-        )
+        needed = "a built Sequential or Functional one is needed, with one input and output"
+        raise UsageError(f"network {model.name!r}: {needed}")
     images = np.asarray(images, "float32")
     images = images[..., None] if images.ndim == 3 else images
     if images.ndim != 4 or not len(images):

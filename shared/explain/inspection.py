@@ -28,10 +28,7 @@ def list_feature_layers(model: keras.Model) -> list[str]:
 
 
 def find_feature_layer(model: keras.Model, *, cells: int = 1) -> str:
-    """Return the name of the last layer that makes a map of more than one cell, and of at least `cells` a side.
-
-    Raises UsageError: there is none.
-    """
+    """Name the last layer that makes a map of more than one cell, at least `cells` a side; UsageError for none."""
     names, known = list_feature_layers(model), list_layers(model)
     names = [name for name in names if min(known[name].output.shape[1:3]) >= cells]
     if not names:
@@ -133,8 +130,7 @@ def weighted_layers(model: keras.Model) -> list[keras.Layer]:
 def randomise_weights(model: keras.Model, *, seed: int, depth: int | None = None) -> keras.Model:
     """Return a copy of a network whose top layers have random weights: the sanity check of Adebayo et al. (2018).
 
-    Args:
-        depth: how many of `weighted_layers` are drawn anew, as before training; None takes all.
+    So many as `depth` of its `weighted_layers` are drawn anew, as before training; None takes all.
     """
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())

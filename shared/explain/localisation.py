@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 
 from shared.evaluation import bootstrap_means
 from shared.explain.heatmaps import enlarge
-from shared.run import UsageError
+from shared.run import UsageError, check_choice
 
 COLUMNS = ("model", "method", "measure", "value", "low", "high")
 MEASURES = {
@@ -31,9 +31,7 @@ def measure(maps: np.ndarray, masks: np.ndarray, *, cell: float = 1) -> pd.DataF
     """Score each map against its mask: N rows with the columns `MEASURES`.
 
     Of k equal highest pixels each counts 1/k, so a constant map scores what a random choice of pixels would.
-
-    Args:
-        cell: pixels of the image that a cell of the feature map is wide, for `pointing_one_cell`.
+    A cell of the feature map is `cell` pixels of the image wide, for `pointing_one_cell`.
     """
     maps, masks = np.maximum(np.asarray(maps, "float32"), 0), np.asarray(masks) > 0
     if maps.shape != masks.shape or maps.ndim != 3:
@@ -62,8 +60,7 @@ def baseline_maps(
 ) -> dict[str, np.ndarray]:
     """Make the maps that a heatmap has to beat, and the best one its resolution allows.
 
-    Args:
-        grid: (h, w), cells of the feature map.
+    The feature map has `grid` (h, w) cells.
     Returns "centre", a Gaussian bell on the middle (standard deviation a sixth of the side); "brightest", how far each
         spot of about a cell's size is brighter than the image's mean; "random", noise of the feature map's size,
         enlarged; "ceiling", the mask at the feature map's size, enlarged.
@@ -108,27 +105,25 @@ def deletion_insertion_curves(
     mode: str = "deletion",
     points: int = 11,
     blur: float | None = None,
-    seed: int = 0,
 ) -> np.ndarray:
     """Take pixels away from the most important on, or bring them back, and record the score (Petsiuk et al. 2018).
 
-    A blurred copy of the image stands for what is taken away; it leaves less of an edge than black.
+    A blurred copy of the image stands for what is taken away; it leaves less of an edge than black. Equal pixels come
+    in a random order, always the same.
 
     Args:
         score: images float32 (n, H, W) -> (n,).
         mode: "deletion" (a good map lets the score fall early) or "insertion" (rise early).
         points: shares of pixels changed, evenly from 0 to 1.
         blur: standard deviation in pixels; None takes an eighth of the height.
-        seed: of the order of equal pixels.
     Returns float (N, points): the scores.
     """
-    if mode not in ("deletion", "insertion"):
-        raise UsageError(f"mode: {mode!r} is not one of deletion, insertion")
+    check_choice("mode", mode, ("deletion", "insertion"))
     images = np.asarray(images, "float32")
     blurred = np.stack([cv2.GaussianBlur(image, (0, 0), blur or image.shape[0] / 8) for image in images])
     before, after = (images, blurred) if mode == "deletion" else (blurred, images)
     flat = np.asarray(maps, "float64").reshape(len(images), -1)
-    order = np.lexsort((np.random.default_rng(seed).random(flat.shape), -flat), axis=1)
+    order = np.lexsort((np.random.default_rng(0).random(flat.shape), -flat), axis=1)
     place = np.argsort(order, axis=1).reshape(images.shape)
     shares = np.linspace(0, 1, points)
     return np.stack([score(np.where(place < share * flat.shape[1], after, before)) for share in shares], axis=1)

@@ -21,11 +21,9 @@ Place = tuple[int, int, int]  # top, left, side of a square in pixels
 def cut_wide_fields(dataset: Dataset, prepared: Prepared, *, share: float = 0.3, seed: int = 0) -> Prepared:
     """Cut a field around every lesion of `prepared`, and one of normal tissue beside it where there is room.
 
-    Args:
-        dataset: reads the mammograms.
-        prepared: the crops with their splits; those without a mammogram or a mask on disk are left out.
-        share: side of a field as a share of the mammogram's height; wider where a lesion does not fit in.
-        seed: of the shifts; each mammogram has its own stream.
+    `dataset` reads the mammograms; crops of `prepared` without a mammogram or a mask on disk are left out. The side of
+    a field is `share` of the mammogram's height, and wider where a lesion does not fit in. `seed` is that of the
+    shifts; each mammogram has its own stream.
     Returns Prepared: the fields in place of the crops, label 0 normal tissue and 1 lesion (`malignant` keeps the crop's
         own label), masks of all lesions in a field; no statistics.
     Raises DataError: there is no mammogram with a mask.
@@ -73,8 +71,7 @@ def cut_mammogram(
 def place_around(mask: np.ndarray, *, side: int, random: np.random.Generator) -> Place:
     """Choose a square that holds the whole lesion, anywhere in it with equal probability.
 
-    Args:
-        side: enlarged to 1.25 times the lesion's larger side, and at most the image's shorter side.
+    `side` is enlarged to 1.25 times the lesion's larger side, and at most the image's shorter side.
     """
     spans = [np.flatnonzero(mask.any(axis=axis))[[0, -1]] for axis in (1, 0)]
     side = min(max(side, *(int(1.25 * (last - first + 1)) for first, last in spans)), *mask.shape)

@@ -3,7 +3,7 @@
 import contextlib
 import os
 
-from shared.run import UsageError
+from shared.run import CHOICES, check_choice
 from shared.run.native_output import quiet_native_output
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings and errors only, once it runs
@@ -17,11 +17,10 @@ tf.get_logger().setLevel("ERROR")  # no notices that a network is compiled for a
 __all__ = ["Tensor", "keras", "layers", "ops", "quiet_native_output", "tf"]
 
 
-def set_up_devices(*, threads: int = 0, mixed_precision: bool = True) -> str:
-    """Prepare TensorFlow: GPU memory on demand, mixed precision on GPUs only, number of CPU threads (0: its choice).
+def set_up_devices() -> str:
+    """Prepare TensorFlow: GPU memory on demand, mixed precision on GPUs only.
 
     Call it first: once TensorFlow runs, these are left as they are.
-
     Returns one line that says which versions and devices will be used.
     """
     versions = f"Keras {keras.__version__}, TensorFlow {tf.__version__}"
@@ -30,24 +29,18 @@ def set_up_devices(*, threads: int = 0, mixed_precision: bool = True) -> str:
     with contextlib.suppress(RuntimeError):  # TensorFlow is running already
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
-        if threads:
-            tf.config.threading.set_intra_op_parallelism_threads(threads)
-    if gpus and mixed_precision:
+    if gpus:
         keras.config.set_dtype_policy("mixed_float16")
-        return f"{versions}; {len(gpus)} GPU(s), mixed precision"
-    return f"{versions}; {len(gpus)} GPU(s)" if gpus else f"{versions}; no GPU found: training on the CPU"
+    return f"{versions}; " + (f"{len(gpus)} GPU(s), mixed precision" if gpus else "no GPU found: training on the CPU")
 
 
 def multi_gpu_scope(strategy: str = "auto") -> contextlib.AbstractContextManager:
     """Return the context in which a model is built and trained so that `fit` uses several GPUs of this machine.
 
-    Args:
-        strategy: "none"; "mirrored" for a `tf.distribute.MirroredStrategy` over all GPUs, or over the virtual CPU
-            devices where there are several and no GPU; "auto" for mirrored where there are two GPUs or more.
-    Raises UsageError: another word.
+    `strategy` is "none"; "mirrored" for a `tf.distribute.MirroredStrategy` over all GPUs, or over the virtual CPU
+    devices where there are several and no GPU; "auto" for mirrored where there are two GPUs or more; else UsageError.
     """
-    if strategy not in ("auto", "none", "mirrored"):
-        raise UsageError(f"STRATEGY: {strategy!r} is not one of auto, none, mirrored")
+    check_choice("STRATEGY", strategy, CHOICES["strategy"])
     gpus = tf.config.list_logical_devices("GPU")
     if strategy == "none" or (strategy == "auto" and len(gpus) < 2):
         return contextlib.nullcontext()

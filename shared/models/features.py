@@ -25,13 +25,9 @@ def extract_features(
 ) -> CachedFeatures:
     """Compute the output of one layer for every image and orientation, or open it where it was computed before.
 
-    Kept in `data/features/<model>-<layer>-<key>.npy`, see `feature_key`.
-
-    Args:
-        model: a flat model of `build`.
-        layer: name of a layer; "pooled" gives what the head sees.
-        orientations: flips and quarter turns, see `orient`.
-        through: name of a layer on the way whose output is kept as well, because fine-tuning will start from it.
+    Kept in `data/features/<model>-<layer>-<key>.npy`, see `feature_key`. The layer "pooled" of a flat model of `build`
+    gives what its head sees. The output of the layer `through`, on the way, is kept as well, because fine-tuning will
+    start from it. For orientations see `orient`.
     """
     network, seconds = keras.Model(model.input, model.get_layer(layer).output), 0.0
     inputs: np.ndarray | CachedFeatures = prepared.images

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from shared.models.backend import keras, layers, tf
-from shared.run import UsageError
+from shared.run import check_choice
 
 ORDERS = ("given", "shuffled", "balanced")
 ORIENTATIONS = tuple(range(8))
@@ -44,9 +44,7 @@ class CachedFeatures:
 def orient(images: np.ndarray, orientations: np.ndarray) -> np.ndarray:
     """Flip and turn square images (B, S, S): orientation k is k % 4 quarter turns, mirrored first from 4 on.
 
-    Args:
-        orientations: int (B,), 0…7; 0 leaves an image as it is.
-    Returns array (B, S, S), a copy.
+    `orientations` are int (B,), 0…7; 0 leaves an image as it is. Returns a copy, (B, S, S).
     """
     oriented = np.empty_like(images)
     for place, image, orientation in zip(oriented, images, orientations, strict=True):
@@ -99,8 +97,7 @@ def make_dataset(
     Returns tf.data.Dataset: float32 or uint8 (B, S, S, 1), and float32 (B,) labels.
     Raises UsageError: an unknown order.
     """
-    if order not in ORDERS:
-        raise UsageError(f"order {order!r} is not one of {', '.join(ORDERS)}")
+    check_choice("order", order, ORDERS)
     rows, choices = np.asarray(rows, np.int64), np.asarray(orientations, np.int64)
     if len(rows) == 0:
         raise ValueError("no rows to make a pipeline of")

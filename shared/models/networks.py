@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 from shared.models import pretrained
 from shared.models.backend import Tensor, keras, layers
-from shared.run import UsageError
+from shared.run import UsageError, check_choice
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VGG_BGR_MEAN = (103.939, 116.779, 123.68)
 
 
-# ------------------------------------------------- preprocessing of backbones
 def grey_to_rgb(x: Tensor) -> Tensor:
     """Repeat the grey channel three times: (B, S, S, 1) to (B, S, S, 3)."""
     return layers.Concatenate(name="grey_to_rgb")([x, x, x])
@@ -42,7 +41,6 @@ def scale_for_efficientnet(x: Tensor) -> Tensor:
     return layers.Rescaling(gain, offset=shift, name="rescale")(grey_to_rgb(x))
 
 
-# --------------------------------------------------------------------- heads
 def pool(x: Tensor, *, hidden: tuple[int, ...] = (), dropout: float = 0.3) -> Tensor:
     """Add global average pooling, dense layers of so many units, and dropout behind each, or behind the pooling."""
     x = layers.GlobalAveragePooling2D(name="pooled")(x)
@@ -77,7 +75,6 @@ BACKBONES = {
 }
 
 
-# ------------------------------------------------------- networks from scratch
 def build_simple_cnn(x: Tensor) -> Tensor:
     """Add two convolutions with max pooling, dropout and one dense layer."""
     x = layers.Rescaling(1 / 255, name="rescale")(x)
@@ -139,16 +136,12 @@ def build_lightweight_cnn(x: Tensor) -> Tensor:
 
 
 SCRATCH = {
-    "simple_cnn": build_simple_cnn,
-    "small_cnn": build_small_cnn,
-    "deep_cnn": build_deep_cnn,
-    "synthetic_cnn": build_synthetic_cnn,
-    "lightweight_cnn": build_lightweight_cnn,
-}
+    "simple_cnn": build_simple_cnn, "small_cnn": build_small_cnn, "deep_cnn": build_deep_cnn,
+    "synthetic_cnn": build_synthetic_cnn, "lightweight_cnn": build_lightweight_cnn,
+}  # fmt: skip
 NAMES = (*SCRATCH, *BACKBONES)
 
 
-# --------------------------------------------------------------------- build
 def build(
     name: str,
     *,
@@ -172,8 +165,7 @@ def build(
     Returns keras.Model: flat, named `name`, not compiled; backbone layers frozen where weights were loaded.
     Raises UsageError: unknown name or layer, or weights that do not fit.
     """
-    if name not in SCRATCH and name not in BACKBONES:
-        raise UsageError(f"model {name!r} is not one of {', '.join((*SCRATCH, *BACKBONES))}")
+    check_choice("model", name, (*SCRATCH, *BACKBONES))  # also what was added since
     keras.utils.set_random_seed(seed)
     inputs = keras.Input((image_size, image_size, 1), name="image")
     if name in BACKBONES:
@@ -210,7 +202,6 @@ def build_backbone(
     return network.get_layer(feature_layer).output
 
 
-# ------------------------------------------------------------ parts of a model
 def behind_backbone(model: keras.Model) -> list[keras.Layer]:
     """Return the layers of the head: `pooled` and what follows it."""
     names = [layer.name for layer in model.layers]
@@ -226,11 +217,7 @@ def freeze_all_but(model: keras.Model, trained: list[keras.Layer]) -> None:
 def split(model: keras.Model, layer: str) -> tuple[keras.Model, keras.Model]:
     """Split a flat model at a layer through which everything flows.
 
-    Both parts share their layers with `model`: training the second part trains the model.
-
-    Args:
-        model: a model of `build`.
-        layer: name of a layer.
+    Both parts share their layers with `model`, of `build`: training the second part trains the model.
     Returns (lower, upper): image -> output of `layer`; output of `layer` -> probability.
     Raises UsageError: no such layer, or a shortcut leads past it.
     """

@@ -44,8 +44,7 @@ class Weights:
 def parse_spec(spec: str) -> dict[str, str]:
     """Split the parameter `WEIGHTS` into {backbone: keyword or path}; a lone keyword or path is kept under "".
 
-    Args:
-        spec: "imagenet", "demo" (also ""), "none", a path, or "backbone=path[,backbone=path]".
+    `spec` is "imagenet", "demo" (also ""), "none", a path, or "backbone=path[,backbone=path]".
     """
     if "=" not in spec:
         return {"": spec or "demo"}
@@ -72,11 +71,8 @@ def available_backbones(spec: str) -> tuple[str, ...]:
 
 
 def choose_backbones(wanted: Sequence[str], spec: str) -> tuple[list[str], dict[str, str]]:
-    """Return those of the wanted backbones that `spec` gives weights for, and {name: reason} of the others.
+    """Return those of the wanted backbones that `spec`, `WEIGHTS`, gives weights for, and {name: reason} of the others.
 
-    Args:
-        wanted: names of backbones.
-        spec: the parameter `WEIGHTS`.
     Raises UsageError: an unknown name, or none that there are weights for.
     """
     unknown = [name for name in wanted if name not in SOURCES]
@@ -141,8 +137,7 @@ def find_file(value: str) -> Path:
     for start in (Path.cwd(), project_root()):
         if (path := full_path(value, "WEIGHTS", start=start)).is_file():
             return path
-    words = ", ".join(KEYWORDS)
-    raise UsageError(f"WEIGHTS: no file {value!r}; give a Keras weights file without top, or one of {words}")
+    raise UsageError(f"WEIGHTS: no file {value!r}; give a Keras weights file without top, or {', '.join(KEYWORDS)}")
 
 
 def check_file(path: Path | str, backbone: str) -> float:
@@ -159,10 +154,8 @@ def check_file(path: Path | str, backbone: str) -> float:
 
 
 def load_into(network: "keras.Model", backbone: str, weights: str, alpha: float = 1.0) -> None:
-    """Load weights ("none", "imagenet" or a path) into a network of `keras.applications` that was built without top.
+    """Load weights ("none", "imagenet" or a path) into a network of `keras.applications` without top, of width `alpha`.
 
-    Args:
-        network: of width `alpha`.
     Raises UsageError: not to be had, broken, or of another network.
     """
     path = weights

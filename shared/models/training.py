@@ -17,7 +17,7 @@ from shared.data import Prepared, make_logistic
 from shared.models import features, networks
 from shared.models.backend import keras, quiet_native_output
 from shared.models.input_pipeline import CachedFeatures, make_augmentation, make_dataset, read_inputs
-from shared.run import DataError, Settings, UsageError, atomic_write, write_csv
+from shared.run import DataError, Settings, UsageError, atomic_write, check_choice, refuse_damage, write_csv
 
 Inputs = np.ndarray | CachedFeatures
 LOSSES = {
@@ -72,7 +72,6 @@ def training_options(settings: Settings, **changes: Any) -> TrainingOptions:
     return TrainingOptions(**({name: getattr(settings, name) for name in names} | changes))
 
 
-# ----------------------------------------------------------------- callbacks
 class ClassCollapse(keras.callbacks.Callback):
     """Stop a training whose scores of some validation `inputs` stay equal or in one class, and say so in `message`."""
 
@@ -102,7 +101,6 @@ def find_collapse(scores: np.ndarray, logs: dict[str, float]) -> str:
     return "one class only is predicted" if one_class and not logs["val_auc"] > 0.6 else ""
 
 
-# --------------------------------------------------------------------- train
 def train(
     model: keras.Model,
     prepared: Prepared,
@@ -168,10 +166,8 @@ def train(
 
 def compile_model(model: keras.Model, options: TrainingOptions, *, steps: int) -> None:
     """Compile with AdamW, a learning rate that warms up and falls as a cosine over `steps` an epoch, and measures."""
-    if options.loss not in LOSSES:
-        raise UsageError(f"loss {options.loss!r} is not one of {', '.join(LOSSES)}")
-    if options.balancing not in BALANCING:
-        raise UsageError(f"balancing {options.balancing!r} is not one of {', '.join(BALANCING)}")
+    check_choice("loss", options.loss, LOSSES)
+    check_choice("balancing", options.balancing, BALANCING)
     rate, total = options.learning_rate, options.epochs * steps
     if options.keep_optimizer:  # as if its steps were a warm-up that is over: the cosine starts here
         optimizer = model.optimizer
@@ -203,7 +199,6 @@ def warn_of_sensitivity(history: pd.DataFrame) -> str:
     return "" if low.empty else f"{what}, the last of them {low.iloc[-1] + 1}"
 
 
-# ------------------------------------------------------------------- stages
 def train_frozen(
     model: keras.Model, prepared: Prepared, options: TrainingOptions | None = None, *, name: str
 ) -> tuple[Training, np.ndarray]:
@@ -295,8 +290,7 @@ def continue_training(
 ) -> tuple[keras.Model, Training]:
     """Load `models/<former>.keras` and train it on, with the optimiser's state (its moments and step count).
 
-    Args:
-        options: how many more epochs, and the learning rate where the cosine starts.
+    `options` say how many more epochs, and the learning rate where the cosine starts.
     """
     model = load_model(prepared.settings.run_dir / f"models/{former}.keras", optimizer=True)
     check_size(model, prepared)
@@ -305,7 +299,6 @@ def continue_training(
     return model, train(model, prepared, replace(options, keep_optimizer=True), name=name)
 
 
-# ------------------------------------------------------------ save and load
 def save_model(model: keras.Model, path: Path | str) -> None:
     """Write a `.keras` file, whole or not at all."""
     with atomic_write(path) as temporary:
@@ -317,11 +310,8 @@ def load_model(path: Path | str, *, optimizer: bool = False) -> keras.Model:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: run the notebook that trains {path.stem!r} first")
-    try:
-        with quiet_native_output():
-            return keras.models.load_model(path, compile=optimizer, safe_mode=True)
-    except Exception as error:  # Keras raises what its parts raise: zip, JSON, HDF5, layers
-        raise DataError(f"{path}: not a Keras model ({' '.join(str(error).split())[:160]})") from None
+    with refuse_damage(f"{path}: not a Keras model", "train it again"), quiet_native_output():
+        return keras.models.load_model(path, compile=optimizer, safe_mode=True)
 
 
 def check_size(model: keras.Model, prepared: Prepared) -> None:
@@ -332,7 +322,6 @@ def check_size(model: keras.Model, prepared: Prepared) -> None:
         raise UsageError(f"{model.name}: takes images of {takes} px, the store has {size}; set IMAGE_SIZE to {takes}")
 
 
-# ------------------------------------------------------------------- predict
 def predict(
     model: keras.Model, images: Inputs, rows: np.ndarray | Sequence[int], *, orientations: Sequence[int] = (0,)
 ) -> np.ndarray:

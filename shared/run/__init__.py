@@ -15,13 +15,7 @@ from shared.run.names import (
     VALIDATION,
     DataError,
     UsageError,
+    check_choice,
 )
-from shared.run.places import check_out, check_run_dir, claim_run_dir, is_run, list_tree
-from shared.run.settings import PROFILES, Settings, full_path, project_root, resolve_run_dir, resolve_settings
-
-__all__ = [
-    "BASELINES", "DESCRIPTOR_COLUMNS", "EXCLUDED", "MANIFEST_COLUMNS", "PATHOLOGIES", "PREDICTION_COLUMNS", "PROFILES",
-    "SPLITS", "TABLE_COLUMNS", "TEST", "TRAIN", "VALIDATION", "DataError", "Settings", "UsageError", "atomic_write",
-    "check_out", "check_run_dir", "claim_run_dir", "full_path", "is_run", "list_tree", "plain_words", "project_root",
-    "read_json", "refuse_damage", "resolve_run_dir", "resolve_settings", "write_csv", "write_json", "write_text",
-]  # fmt: skip
+from shared.run.places import check_out, check_run_dir, claim_run_dir, is_run, list_tree, nearest_folder
+from shared.run.settings import CHOICES, PROFILES, Settings, full_path, project_root, resolve_run_dir, resolve_settings

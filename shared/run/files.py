@@ -23,11 +23,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     """Give a temporary path beside `path` and rename it to `path` once the block has ended well.
 
     A reader, or a run that is killed, never meets half a file. The temporary name ends as the real one does, because
-    Keras and NumPy look at the suffix. A symbolic link is written through to its target.
-
-    Args:
-        path: the file to write; its folder is made.
-    Yields where to write.
+    Keras and NumPy look at the suffix. A symbolic link is written through to its target. Its folder is made.
     """
     path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,8 @@
 """Names that more than one room needs: splits, columns, labels, and the two kinds of error a user can meet."""
 
+from collections.abc import Collection
+from typing import Any
+
 TRAIN, VALIDATION, TEST, EXCLUDED = "train", "validation", "test", "excluded"
 SPLITS = (TRAIN, VALIDATION, TEST, EXCLUDED)
 
@@ -39,3 +42,9 @@ class DataError(OneLineError):
 
 class UsageError(OneLineError):
     """A wrong option, parameter or combination of them. Exit status 2."""
+
+
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """Raise UsageError that names the parameter, its value and the choices."""
+    if value not in choices:
+        raise UsageError(f"{name}: {value!r} is not one of {', '.join(choices)}")

@@ -18,14 +18,16 @@ def check_out(text: Path | str, *, is_folder: bool = False) -> Path:
     path = full_path(text, "--out", start=Path.cwd())
     if path.exists() and not (path.is_dir() if is_folder else path.is_file()):
         raise UsageError(f"--out {path}: no {'folder' if is_folder else 'regular file'}; give another name")
-    folder = path if is_folder else path.parent
-    while not folder.exists():
-        folder = folder.parent
     try:
-        tempfile.TemporaryFile(dir=folder).close()
+        tempfile.TemporaryFile(dir=nearest_folder(path if is_folder else path.parent)).close()
     except OSError as error:
         raise UsageError(f"--out {path}: cannot be written ({error.strerror}); give another place") from None
     return path
+
+
+def nearest_folder(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that is there."""
+    return next(place for place in (folder, *folder.parents) if place.exists())
 
 
 def is_run(folder: Path) -> bool:
@@ -41,9 +43,7 @@ def is_run(folder: Path) -> bool:
 def check_run_dir(run_dir: Path, *, spare: str = "") -> None:
     """Raise UsageError for a folder that is not for results: one is new, or empty, or holds what a run left there.
 
-    Args:
-        run_dir: absolute, links resolved.
-        spare: an empty file of this name does not count.
+    `run_dir` is absolute, links resolved. An empty file of the name `spare` does not count.
     """
     root, place = project_root(), f"run directory {run_dir}"
     for kept in (Path(os.path.expanduser("~")), root, root / "notebooks", root / "shared"):

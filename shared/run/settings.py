@@ -1,12 +1,12 @@
 """Turn a notebook's parameters into one frozen Settings object. No TensorFlow here."""
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from shared.run.names import UsageError
+from shared.run.names import UsageError, check_choice
 
 ROOT_MARKER = "pyproject.toml"
 
@@ -16,13 +16,9 @@ PROFILES: dict[str, dict[str, Any]] = {  # what each profile fills in where a pa
              "seeds": (0, 1, 2)},
 }  # fmt: skip
 LIMITS = {  # smallest and largest value; too small an image leaves nothing behind the pooling
-    "image_size": (32, 4096),
-    "batch_size": (1, 4096),
-    "epochs": (1, 10_000),
-    "learning_rate": (1e-12, 10.0),
-    "n_folds": (2, 100),
-    "seed": (0, 2**31 - 1),
-}
+    "image_size": (32, 4096), "batch_size": (1, 4096), "epochs": (1, 10_000),
+    "learning_rate": (1e-12, 10.0), "n_folds": (2, 100), "seed": (0, 2**31 - 1),
+}  # fmt: skip
 CHOICES = {
     "task": ("malignant", "abnormal", "original", "subtype"),
     "input": ("crop", "full"),
@@ -60,20 +56,18 @@ class Settings:
         return self.profile == "demo"
 
 
-def project_root(start: Path | str | None = None) -> Path:
-    """Return the project's folder: the nearest one above `start` (default: this file) that holds pyproject.toml."""
-    start = Path(start or __file__).resolve()
-    for folder in (start, *start.parents):
+def project_root() -> Path:
+    """Return the project's folder: the nearest one above this file that holds pyproject.toml."""
+    for folder in Path(__file__).resolve().parents:
         if (folder / ROOT_MARKER).exists():
             return folder
-    raise FileNotFoundError(f"no {ROOT_MARKER} above {start}: work inside a clone of the project")
+    raise FileNotFoundError(f"no {ROOT_MARKER} above {__file__}: work inside a clone of the project")
 
 
 def full_path(text: Path | str, name: str, *, start: Path | None = None) -> Path:
     """Return a path that a user gave as `name` as an absolute one, links resolved.
 
-    Args:
-        start: what a relative path is relative to; None takes the project's root.
+    A relative path is relative to `start`; None takes the project's root.
     Raises UsageError: no file can be called so: no such user, too long, a NUL byte, not UTF-8.
     """
     try:
@@ -97,10 +91,8 @@ def resolve_run_dir(value: Path | str) -> Path:
 def resolve_settings(parameters: Mapping[str, Any]) -> Settings:
     """Check a notebook's parameters, fill in what the profile decides, and return Settings.
 
-    Args:
-        parameters: a mapping that holds the UPPER_CASE names of the parameters cell; `globals()` will do.
-            Other names are passed over. 0, "" and [] mean "as the profile says".
-    Returns Settings
+    `parameters` holds the UPPER_CASE names of the parameters cell; `globals()` will do. Other names are passed over. 0,
+    "" and [] mean "as the profile says".
     Raises UsageError: a value that is not one of those allowed; names the parameter and the choices.
     """
     names = [field.name for field in fields(Settings)]
@@ -135,9 +127,3 @@ def check_numbers(given: dict[str, Any]) -> None:
         raise UsageError(f"SEEDS: {seeds!r} is not a list of whole numbers from 0 to {most}, e.g. [0, 1]")
     if len(set(seeds)) < len(seeds):
         raise UsageError(f"SEEDS: {seeds!r} holds a seed twice")
-
-
-def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
-    """Raise UsageError that names the parameter, its value and the choices."""
-    if value not in choices:
-        raise UsageError(f"{name}: {value!r} is not one of {', '.join(choices)}")

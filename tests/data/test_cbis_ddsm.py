@@ -157,8 +157,7 @@ REAL = os.environ.get("MAMMO_CBIS_DIR", "")
 @pytest.mark.skipif(not REAL, reason="MAMMO_CBIS_DIR names no copy of CBIS-DDSM")
 def test_real_copy():
     dataset = load(Path(REAL))
-    assert dataset.coverage["rows"].sum() == 3568
-    assert dataset.coverage.malignant.sum() == 1457
+    assert (dataset.coverage["rows"].sum(), dataset.coverage.malignant.sum()) == (3568, 1457)
     assert len(dataset.facts["official_shared_patients"]) == 31
     assert dataset.facts["official_shared_test_rois"] == 60
     assert dataset.manifest.image_id.is_unique

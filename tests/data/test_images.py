@@ -38,13 +38,6 @@ def test_a_name_too_long_for_a_file_is_named(tmp_path):
         decoding.read_grey(tmp_path / ("l" * 300 + ".png"))
 
 
-def test_paths_stay_below_the_data_directory(tmp_path):
-    for relative in ("/etc/passwd", "../x.png", "a/../../x.png", ""):
-        with pytest.raises(DataError):
-            decoding.inside(tmp_path, relative)
-    assert decoding.inside(tmp_path, "a/b#12\\%.png") == tmp_path / "a/b#12\\%.png"
-
-
 @pytest.mark.parametrize("window", ["percentile", "zscore", "minmax"])
 def test_windows_ignore_the_scale_of_the_file(window):
     image = noise(seed=1).astype(np.float32)

@@ -22,8 +22,7 @@ def test_prepare_makes_what_the_rest_needs(drawn, tmp_path):
     prepared = data.prepare(settings)
     count = len(prepared.manifest)
     assert prepared.images.shape == prepared.masks.shape == (count, 32, 32)
-    assert prepared.n_classes == 4
-    assert set(prepared.targets) == {0, 1, 2, 3}
+    assert (prepared.n_classes, set(prepared.targets)) == (4, {0, 1, 2, 3})
     np.testing.assert_array_equal(prepared.targets >= 2, prepared.labels == 1)
     np.testing.assert_array_equal(prepared.patients, prepared.manifest.patient_id)
     everywhere = [prepared.rows(split) for split in ("train", "validation", "test", "excluded")]
@@ -31,8 +30,7 @@ def test_prepare_makes_what_the_rest_needs(drawn, tmp_path):
     assert data.load_manifest(tmp_path).equals(prepared.manifest)
     assert data.split_key(prepared.manifest) == data.split_key(data.load_manifest(tmp_path))
     report = read_json(tmp_path / "data/audit.json")
-    assert report["patients_on_two_sides"] == 0
-    assert len(data.audit_table(report)) == 10
+    assert (report["patients_on_two_sides"], len(data.audit_table(report))) == (0, 10)
     assert f"{len(prepared.rows('test'))} test images of 32 px" in data.describe(prepared)
     assert prepared.masks.any(axis=(1, 2)).mean() > 0.95
     held = prepared.hold_out(1)

@@ -56,8 +56,7 @@ def test_patients_of_both_official_splits_leave_train():
     manifest = two_views(60, test=20)
     manifest.loc[0, "official_split"] = "test"  # patient P0 has one image on each side
     result = splits.assign_splits(manifest, statistics_of(manifest), shared_patients=["P4"])
-    assert result.split[0] == "test"
-    assert result.split[1] == "excluded"
+    assert (result.split[0], result.split[1]) == ("test", "excluded")
     assert "official test" in result.exclusion_reason[1]
     assert (result.split[result.patient_id == "P4"] == "excluded").all()
 
@@ -70,8 +69,7 @@ def test_pictures_that_stand_twice():
     content[4] = content[8]  # two patients, one label
     content[10] = content[12]  # two labels
     result = splits.assign_splits(manifest, statistics_of(manifest, content))
-    assert result.split[0] == "excluded"
-    assert result.split[119] == "test"
+    assert (result.split[0], result.split[119]) == ("excluded", "test")
     assert "excluded" not in set(result.split[[2, 3]])
     assert (result.split[[4, 8]] == "excluded").sum() == 1
     assert (result.split[[10, 12]] == "excluded").all()

@@ -65,8 +65,7 @@ def test_baselines_are_where_they_should_be():
     images = np.zeros(MASKS.shape, "uint8")
     images[:, 9:12, 0:3] = 200
     maps = explain.baseline_maps(images, MASKS, grid=(4, 4), seed=1)
-    assert tuple(maps) == explain.BASELINES
-    assert {array.shape for array in maps.values()} == {MASKS.shape}
+    assert (tuple(maps), {array.shape for array in maps.values()}) == (explain.BASELINES, {MASKS.shape})
     peaks = {name: np.unravel_index(array[0].argmax(), (SIDE, SIDE)) for name, array in maps.items()}
     assert peaks["centre"] in [(5, 5), (5, 6), (6, 5), (6, 6)]
     assert peaks["brightest"] == (11, 0)
@@ -82,8 +81,7 @@ def test_intervals_are_by_patient():
     measured = explain.measure(maps, masks)
     people = (np.arange(40), np.arange(40) // 2, np.arange(40) % 4)
     tables = [explain.summarise(measured, patients, model="m", method="gradcam") for patients in people]
-    assert tuple(tables[0].columns) == explain.COLUMNS
-    assert tables[0].value[0] == 0.5
+    assert (tuple(tables[0].columns), tables[0].value[0]) == (explain.COLUMNS, 0.5)
     alone, pairs, groups = ((table.high - table.low)[0] for table in tables)
     assert pairs == 0  # each patient has one hit and one miss
     assert groups > 2 * alone > 0.4  # each patient has hits only or misses only

@@ -45,8 +45,7 @@ def test_shuffling_changes_order_each_epoch_keeps_pairs_and_repeats_with_the_see
 def test_balanced_batches_draw_both_classes_alike_anew_in_each_epoch():
     dataset = make(range(20), batch_size=16, order="balanced")
     first, labels = collect(dataset)
-    assert len(labels) == 20
-    assert labels.mean() == 0.5
+    assert (len(labels), labels.mean()) == (20, 0.5)
     assert not np.array_equal(first, collect(dataset)[0])
     rare = {image.tobytes() for image in first[labels == 1]}
     assert rare == {image.tobytes() for image in IMAGES[16:]}  # each of them before any comes again
@@ -92,5 +91,5 @@ def test_augmentation_changes_images_keeps_the_range_and_repeats_with_the_seed()
 def test_no_rows_and_unknown_orders_are_refused():
     with pytest.raises(ValueError, match="no rows"):
         make([])
-    with pytest.raises(UsageError, match="order 'backwards'"):
+    with pytest.raises(UsageError, match="order: 'backwards'"):
         make([1], order="backwards")

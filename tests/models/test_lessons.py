@@ -38,8 +38,7 @@ def configurations(model):
 def test_the_networks_have_the_same_layers_first_weights_and_scores(name, lesson):
     shown = lesson[name]
     built = models.build(name, image_size=64, seed=3)
-    assert configurations(shown) == configurations(built)
-    assert shown.name == built.name
+    assert (configurations(shown), shown.name) == (configurations(built), built.name)
     for ours, theirs in zip(shown.get_weights(), built.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 1), dtype=np.uint8)

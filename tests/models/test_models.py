@@ -145,8 +145,7 @@ def test_what_the_keywords_stand_for():
 
 def test_wanted_backbones_without_weights_are_left_out_with_a_reason():
     chosen, left_out = pretrained.choose_backbones(["vgg16", "mobilenetv2"], "demo")
-    assert chosen == ["mobilenetv2"]
-    assert left_out == {"vgg16": "WEIGHTS demo has none for it"}
+    assert (chosen, left_out) == (["mobilenetv2"], {"vgg16": "WEIGHTS demo has none for it"})
     assert pretrained.choose_backbones(["vgg16"], "none") == (["vgg16"], {})
     for wanted in (["resnet"], [], ["vgg16"]):
         with pytest.raises(UsageError, match="BACKBONES"):

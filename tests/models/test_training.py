@@ -163,8 +163,7 @@ def test_training_can_be_continued_with_the_optimisers_state(tmp_path):
     model, run = models.continue_training(
         prepared, "first", models.training_options(prepared.settings, learning_rate=1e-3), name="second"
     )
-    assert int(model.optimizer.iterations) == 2 * steps
-    assert len(run.history) == 2
+    assert (int(model.optimizer.iterations), len(run.history)) == (2 * steps, 2)
     assert (tmp_path / "models/second.keras").exists()
     bare = tiny_model()
     models.save_model(keras.Model(bare.inputs, bare.outputs), tmp_path / "models/bare.keras")
@@ -197,7 +196,7 @@ def test_devices_are_named_and_wrong_words_sizes_and_files_are_refused_in_one_li
     with pytest.raises(UsageError, match="STRATEGY: 'all'"):
         models.multi_gpu_scope("all")
     for name, value in {"loss": "hinge", "balancing": "some"}.items():
-        with pytest.raises(UsageError, match=f"{name} '{value}'"):
+        with pytest.raises(UsageError, match=f"{name}: '{value}'"):
             models.train(tiny_model(), prepared, models.training_options(prepared.settings, **{name: value}))
     with pytest.raises(UsageError, match=r"takes images of 48 px.*IMAGE_SIZE"):
         models.predict_held_out(prepared, models.build("small_cnn", image_size=48))

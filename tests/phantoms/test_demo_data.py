@@ -14,7 +14,6 @@ from phantoms import Difficulty, write_demo_data
 from phantoms.films import draw_film, draw_geometry, find_place
 from phantoms.patients import MASS, VIEWS, plan_patients
 from phantoms.write_cbis_ddsm import CASE_FILES, DICOM_COLUMNS, UID_ROOT
-from phantoms.writing import load_tensorflow
 from shared.data.readers.demo import score_ideal_observer
 from shared.run import DataError
 
@@ -193,23 +192,6 @@ def test_the_oracle_lies_beside_the_data_and_not_in_the_case_files(cbis, cases):
     assert score_ideal_observer(cbis / "csv", ["x"]) is None
     with pytest.raises(DataError, match="no score for x"):
         score_ideal_observer(cbis, ["x"])
-
-
-def test_ddsm_tfrecord(tmp_path):
-    tf = load_tensorflow()
-    out = write_demo_data(tmp_path / "out", layout="ddsm-tfrecord", patients=12, n_jobs=1, progress=False)
-    files, labels = [str(out / f"training10_{i}/training10_{i}.tfrecords") for i in range(5)], []
-    for raw in tf.data.TFRecordDataset(files).as_numpy_iterator():
-        feature = tf.train.Example.FromString(raw).features.feature
-        label, any_lesion = feature["label"].int64_list.value[0], feature["label_normal"].int64_list.value[0]
-        assert any_lesion == int(label > 0)
-        assert len(feature["image"].bytes_list.value[0]) == 299 * 299
-        labels.append(label)
-    assert 0.5 < np.mean(np.array(labels) == 0) < 0.9
-    for name, kinds in (("test10", {0, 2, 4}), ("cv10", {0, 1, 3})):
-        images, codes = np.load(out / f"{name}_data/{name}_data.npy"), np.load(out / f"{name}_labels.npy")
-        assert (images.shape, images.dtype) == ((len(codes), 299, 299, 1), np.uint8)
-        assert set(codes) <= kinds
 
 
 def test_mini_mias(tmp_path):

@@ -37,13 +37,11 @@ def test_all_kinds_score_like_the_model(run_dir, tmp_path, capfd):
     kinds = ("float32", "float16", "int8")
     table = export.run(run_dir / "models/tiny.keras", out=tmp_path, kinds=kinds, echo=lambda line: None)
     table = table.set_index("form")
-    assert list(table.index) == ["keras", *kinds]
-    assert table.delta_auc["keras"] == 0
+    assert (list(table.index), table.delta_auc["keras"]) == (["keras", *kinds], 0)
     for kind, largest in zip(kinds, (1e-5, 0.005, 0.05), strict=True):
         assert table.largest_score_change[kind] < largest
         content = (tmp_path / f"tiny{export.KINDS[kind][0]}").read_bytes()
-        assert content[4:8] == b"TFL3"
-        assert len(content) / 1e6 == pytest.approx(table.megabytes[kind])
+        assert (content[4:8], len(content) / 1e6) == (b"TFL3", pytest.approx(table.megabytes[kind]))
     assert table.largest_score_change["int8"] > 0
     assert (table.ms_per_image > 0).all()
     written = capfd.readouterr()

@@ -33,8 +33,7 @@ def test_layout_runs(layout, tmp_path, monkeypatch, capfd):
     assert main([*run, "--only", *notebooks, *tiny]) == 0, capfd.readouterr().err
     assert (tmp_path / "run/index.html").exists()
     rows = pd.read_csv(tmp_path / "run/data/manifest.csv")
-    assert set(rows.source) == {layout}
-    assert set(rows.label[rows.split == "test"]) == {0, 1}
+    assert (set(rows.source), set(rows.label[rows.split == "test"])) == ({layout}, {0, 1})
     if len(notebooks) > 1:
         table = pd.read_csv(tmp_path / "run/results/model_comparison_table.csv")
         assert list(table) == list(TABLE_COLUMNS)

@@ -9,19 +9,12 @@ import pandas as pd
 from shared.data.readers import cbis_ddsm, cbis_dicom, ddsm_tfrecord, demo, mini_mias, npz_folders, png_npz
 from shared.data.readers.common import Dataset
 from shared.data.readers.demo import provide_demo, score_ideal_observer
-from shared.run import EXCLUDED, DataError, UsageError
-
-__all__ = ["FAMILIES", "READERS", "Dataset", "check_layout_name", "load_layout", "provide_demo", "score_ideal_observer"]
+from shared.run import EXCLUDED, DataError, check_choice
 
 READERS = {
-    "demo": demo.load,
-    "cbis-ddsm": cbis_ddsm.load,
-    "cbis-ddsm-dicom": cbis_dicom.load,
-    "ddsm-tfrecord": ddsm_tfrecord.load,
-    "png-npz": png_npz.load,
-    "npz": npz_folders.load,
-    "mini-mias": mini_mias.load,
-}
+    "demo": demo.load, "cbis-ddsm": cbis_ddsm.load, "cbis-ddsm-dicom": cbis_dicom.load,
+    "ddsm-tfrecord": ddsm_tfrecord.load, "png-npz": png_npz.load, "npz": npz_folders.load, "mini-mias": mini_mias.load,
+}  # fmt: skip
 # layouts that can hold the same patients, under the same names
 FAMILIES = dict.fromkeys(("cbis-ddsm", "cbis-ddsm-dicom", "ddsm-tfrecord", "png-npz", "npz"), "DDSM")
 
@@ -29,11 +22,8 @@ FAMILIES = dict.fromkeys(("cbis-ddsm", "cbis-ddsm-dicom", "ddsm-tfrecord", "png-
 def load_layout(name: str, data_dir: Path | str, *, task: str = "malignant", input: str = "crop") -> Dataset:
     """Read the layout `name` below `data_dir`.
 
-    Args:
-        name: one of `READERS`.
-        data_dir: the folder that holds the data set.
-        task: which question the label answers (`malignant`, `abnormal`, `original`, `subtype`).
-        input: `crop` (lesions) or `full` (whole mammograms) where a source has both.
+    `name` is one of `READERS`. The label answers `task` (`malignant`, `abnormal`, `original`, `subtype`); `input` is
+    `crop` (lesions) or `full` (whole mammograms) where a source has both.
     Raises UsageError: an unknown layout, or a task the layout cannot answer; DataError: no such folder, another layout,
         or nothing in it that can be used.
     """
@@ -49,8 +39,7 @@ def load_layout(name: str, data_dir: Path | str, *, task: str = "malignant", inp
 
 def check_layout_name(name: str) -> None:
     """Raise UsageError where `name` is no layout of `READERS`; says which there are."""
-    if name not in READERS:
-        raise UsageError(f"DATASET: {name!r} is not one of {', '.join(READERS)}")
+    check_choice("DATASET", name, READERS)
 
 
 def settle_names(manifest: pd.DataFrame) -> pd.DataFrame:

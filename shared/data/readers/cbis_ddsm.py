@@ -17,8 +17,7 @@ from shared.data.readers import cbis_series, common
 from shared.data.readers.common import Dataset
 from shared.run import PATHOLOGIES, DataError, refuse_damage
 
-NAME = "cbis-ddsm"
-TASKS = ("malignant", "subtype")  # each image shows an abnormality
+NAME, TASKS = "cbis-ddsm", ("malignant", "subtype")  # each image shows an abnormality
 CASE_FILES = {
     (kind, split): f"{kind[:4]}_case_description_{split}_set.csv"
     for kind in ("mass", "calcification")
@@ -43,7 +42,6 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
     One row per abnormality (`input="crop"`) or per mammogram (`input="full"`: malignant where any of its
     abnormalities is). `manifest.full_image_path` and `mask_path` lead to the whole mammogram and to the mask of
     the lesion in it; empty where the copy does not hold them.
-
     Raises DataError: no case file, a column or a pathology word that is not known, no image on disk; UsageError: a task
         this data set has no label for.
     """
@@ -68,12 +66,10 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
     return build_dataset(NAME, data_dir, join_files(cases, find), task=task, input=input)
 
 
-# --------------------------------------------------------------- case files
 def read_cases(data_dir: Path) -> pd.DataFrame:
     """Read the case files that are there into one frame with one set of column names.
 
     They differ (`breast density`, `breast_density`), hold line breaks inside quoted paths, and end rows with CRLF.
-
     Returns words: `NEEDED` and `DESCRIPTORS` under the manifest's names, and `official_split`.
     """
     folder = data_dir / "csv" if (data_dir / "csv").is_dir() else data_dir
@@ -115,7 +111,6 @@ def read_case_file(path: Path) -> pd.DataFrame:
     return frame
 
 
-# ------------------------------------------------------------ files on disk
 def read_roles(data_dir: Path) -> dict[str, str]:
     """Read `dicom_info.csv`, where there is one: {`<uid>/<file>`: full | crop | mask}, rows that say it."""
     folder = data_dir / "csv" if (data_dir / "csv").is_dir() else data_dir
@@ -137,7 +132,6 @@ def join_files(cases: pd.DataFrame, find: Callable[[Any], tuple[str, str, str]])
     return cases.assign(**dict(zip(("full_path", "crop_path", "mask_path"), zip(*found, strict=True), strict=True)))
 
 
-# ------------------------------------------------------------------ manifest
 def build_dataset(name: str, data_dir: Path, joined: pd.DataFrame, *, task: str, input: str) -> Dataset:
     """Make the Dataset from what `join_files` returns; shared with the DICOM form of the same data set."""
     joined = joined.assign(label=joined.pathology.map(PATHOLOGIES).astype(int))

@@ -18,20 +18,15 @@ def tell_apart(files: list[str], role: Callable[[str], str], full: str, data_dir
     """
     if not files:
         return "", ""
-    known = [role(path) for path in files]
+    known = {path: role(path) for path in files}
     if len(files) == 1:
-        is_mask = known[0] == "mask" if known[0] else looks_like_mask(files[0], full, data_dir)
+        is_mask = known[files[0]] == "mask" if known[files[0]] else looks_like_mask(files[0], full, data_dir)
         return ("", files[0]) if is_mask else (files[0], "")
-    if known.count("crop") == 1 and known.count("mask") <= 1:
-        crop = known.index("crop")
-        mask = known.index("mask") if "mask" in known else 1 - min(crop, 1)
-    elif known.count("mask") == 1 and "crop" not in known:
-        mask = known.index("mask")
-        crop = 1 - min(mask, 1)
-    else:
-        mask = 0 if looks_like_mask(files[0], full, data_dir) else 1
-        crop = 1 - mask
-    return files[crop], files[mask]
+    crops, masks = ([path for path in files if known[path] == part] for part in ("crop", "mask"))
+    if max(len(crops), len(masks)) != 1:
+        crops, masks = [files[looks_like_mask(files[0], full, data_dir)]], []
+    crop = crops[0] if crops else next(path for path in files if path not in masks)
+    return crop, masks[0] if masks else next(path for path in files if path != crop)
 
 
 def looks_like_mask(path: str, full: str, data_dir: Path) -> bool:

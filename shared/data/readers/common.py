@@ -19,18 +19,16 @@ SUBTYPES = (("calcification", "BENIGN"), ("mass", "BENIGN"), ("calcification", "
 class Dataset:
     """What a reader returns.
 
-    Attributes:
-        manifest: one row per image, `MANIFEST_COLUMNS` (and, after them, what the layout adds). `split` is "" or,
-            where the reader itself rules a row out, "excluded" with `exclusion_reason`; `fold` is −1.
-        read_image: (image_path, min_side=None) → (H, W) grey plane of uint8, uint16 or float; raises DataError; safe
-            in threads. A reader may return a smaller image whose shorter side is at least `min_side` pixels.
+    The manifest has one row per image, `MANIFEST_COLUMNS` and after them what the layout adds. `split` is "" or, where
+    the reader itself rules a row out, "excluded" with `exclusion_reason`; `fold` is −1. `read_image` raises DataError,
+    is safe in threads, and may return a smaller image whose shorter side is at least `min_side` pixels.
     """
 
     name: str  # of the layout in `READERS`
     data_dir: Path  # absolute; all paths of the manifest are relative to it
     manifest: pd.DataFrame
     class_names: tuple[str, str]  # the words for label 0 and label 1
-    read_image: Callable[..., np.ndarray]
+    read_image: Callable[..., np.ndarray]  # (image_path, min_side=None) → (H, W) plane of uint8, uint16 or float
     read_mask: Callable[..., np.ndarray] | None = None  # manifest row → (H, W) lesion mask in its image's frame
     coverage: pd.DataFrame | None = None  # rows that the source lists and images on disk, per split and type
     facts: dict = field(default_factory=dict)  # what else the audit should echo, by name (numbers, lists)
@@ -42,9 +40,8 @@ def make_dataset(
 ) -> Dataset:
     """Make a Dataset from rows that hold only what a reader knows; an image is a file, as `image_reader` reads it.
 
-    Args:
-        rows: at least image_id, patient_id, label, image_path; `exclusion_reason` sets `split` to "excluded". What
-            is no manifest column becomes an extra column at the end.
+    `rows` hold at least image_id, patient_id, label, image_path; `exclusion_reason` sets `split` to "excluded". What is
+    no manifest column becomes an extra column at the end.
     Returns Dataset whose manifest holds words as str ("" where unknown), and label, fold and subtype as int.
     """
     frame = pd.DataFrame(rows).reset_index(drop=True).assign(source=name, fold=-1)

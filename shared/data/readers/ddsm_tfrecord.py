@@ -134,7 +134,7 @@ def make_row(image_id: str, values: dict, task: str) -> dict:
     name = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
     name = "".join(filter(str.isprintable, name))  # a csv file holds no control characters
     stem = Path(name.replace("\\", "/")).stem
-    leading = re.match(r".*?\d+|.*", stem)
+    leading = re.match(r".*?\d+", stem)
     is_known = isinstance(label, int) and 0 <= label < len(LESIONS)
     abnormality, pathology = LESIONS[label] if is_known else ("", "")
     normal = values.get("label_normal")
@@ -145,7 +145,7 @@ def make_row(image_id: str, values: dict, task: str) -> dict:
         reason = "no label that tells benign from malignant"
     else:
         reason = "" if label else f"normal tile: task {task} compares lesions with lesions"
-    patient = common.patient_from_name(stem) or (leading and leading[0]) or name or image_id
+    patient = common.patient_from_name(stem) or (leading[0] if leading else stem) or name or image_id
     return {
         "image_id": image_id, "patient_id": patient, **common.side_and_view(name), "abnormality_type": abnormality,
         "pathology": pathology, "exclusion_reason": reason, "subtype": common.subtype_of(abnormality, pathology),

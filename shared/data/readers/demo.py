@@ -25,11 +25,8 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
 def score_ideal_observer(data_dir: Path | str, image_ids: Sequence[str]) -> np.ndarray | None:
     """Read how likely each finding is malignant given what it was drawn from: a ceiling for models that read images.
 
-    The scores lie beside the demo data and are no part of the manifest. A whole mammogram takes its highest finding.
-
-    Args:
-        data_dir: the folder of the demo data.
-        image_ids: as in the manifest.
+    The scores lie beside the demo data and are no part of the manifest, whose `image_ids` are asked for. A whole
+    mammogram takes its highest finding.
     Returns float64 (len(image_ids),), 0 ... 1; None where the folder holds no such scores, as with real data.
     Raises DataError: an image has no score.
     """
@@ -47,16 +44,10 @@ def score_ideal_observer(data_dir: Path | str, image_ids: Sequence[str]) -> np.n
 def provide_demo(
     folder: Path | str, *, layout: str = "cbis-ddsm", patients: int | None = None, seed: int = 0, acquisition: str = "A"
 ) -> Path:
-    """Draw phantom patients into `folder`, unless this version of `phantoms` drew the same there already.
+    """Draw phantom patients into `folder`, unless this version of `phantoms` drew the same there already; return it.
 
-    Args:
-        folder: written anew where the generator or an option has changed; what was drawn is noted in
-            `<folder>.json` beside it. Without that note, a folder that holds anything is refused.
-        layout: one of `phantoms.LAYOUTS`.
-        patients: how many; None takes the layout's default.
-        seed: the same seed draws the same files.
-        acquisition: "A", or "B" for other patients of a second hospital with another film and share of cancers.
-    Returns the folder.
+    It is written anew where the generator or an option (see `phantoms.write_demo_data`) has changed; what was drawn is
+    noted in `<folder>.json` beside it. Without that note, a folder that holds anything is refused.
     Raises DataError: an option that is not known, or a folder that cannot be written or is not ours.
     """
     import phantoms

@@ -23,8 +23,7 @@ from shared.data.readers import common
 from shared.data.readers.common import Dataset
 from shared.run import DataError
 
-NAME = "mini-mias"
-TASKS = ("malignant", "abnormal", "subtype")
+NAME, TASKS = "mini-mias", ("malignant", "abnormal", "subtype")
 EXPECTED = "Info.txt and mdb001.pgm, mdb002.pgm, … (the folder all-mias/ is searched too)"
 FACTOR = 1.5  # a crop's side, in diameters of the lesion's circle: some of the surroundings belong to the picture
 MIN_SIDE = 96  # pixels; 19 mm at 200 µm
@@ -44,7 +43,6 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
     a crop of the size of one of the lesions' somewhere in the breast, always the same. Lesions without coordinates
     cannot be cropped and are excluded. A full image with several lesions is positive if any of them is.
     Paths of crops end in `#lesion=x,y,side` or `#normal=side`.
-
     Raises DataError, UsageError: no `Info.txt`, nothing in it that can be read, no image, or a task without labels.
     """
     common.check_task(NAME, task, TASKS)
@@ -130,7 +128,6 @@ def list_rows(info: pd.DataFrame, files: dict[str, str], task: str, input: str) 
     })  # fmt: skip
 
 
-# ------------------------------------------------------------------- pixels
 def read_crop(data_dir: Path, image_path: str) -> tuple[np.ndarray, tuple[slice, slice]]:
     """Read an image, or the crop that its fragment asks for; moved inside the image where it would stick out.
 

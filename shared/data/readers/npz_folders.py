@@ -6,8 +6,7 @@ from shared.data.readers import common
 from shared.data.readers.common import Dataset
 from shared.run import DataError
 
-NAME = "npz"
-TASKS = ("malignant", "abnormal")
+NAME, TASKS = "npz", ("malignant", "abnormal")
 POSITIVE = ("cancer", "malignant", "positive", "abnormal", "1")
 NEGATIVE = ("non_cancer", "noncancer", "no_cancer", "benign", "negative", "normal", "healthy", "0")
 
@@ -16,7 +15,6 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
     """List the class folders; the folder decides the label, whichever of the two tasks is asked for.
 
     One of two folders may have any name, if the other's is among `POSITIVE` or `NEGATIVE`.
-
     Raises DataError: no two class folders with `.npz` files, or names that do not say which is the positive class;
         UsageError: a task that this layout has no labels for.
     """

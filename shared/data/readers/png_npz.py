@@ -14,8 +14,7 @@ from shared.data.readers import common
 from shared.data.readers.common import Dataset
 from shared.run import DataError
 
-NAME = "png-npz"
-TASKS = ("malignant", "original")
+NAME, TASKS = "png-npz", ("malignant", "original")
 ORIGINAL_FOLDERS = ("original", "originals", "real", "png")
 SYNTHETIC_FOLDERS = ("synthetic", "synthetics", "generated", "fake", "npz")
 LETTERS = {"M": "MALIGNANT", "B": "BENIGN", "N": "BENIGN_WITHOUT_CALLBACK"}
@@ -26,7 +25,6 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
 
     Task "original" sets originals against synthetic images (`pathology` says which); "malignant" takes originals
     only, by the M or B at the end of the name. The extra column `lesion` holds what the name says in either task.
-
     Raises DataError: one of the two folders is missing or empty; UsageError: a task that this layout has no labels for.
     """
     common.check_task(NAME, task, TASKS)
@@ -63,17 +61,12 @@ def find_pictures(data_dir: Path, suffix: str, names: tuple[str, ...]) -> list[P
 
 def original_row(path: Path, task: str) -> dict:
     """Return the manifest row of an original; its name ends in the pathology's letter."""
-    pathology = LETTERS.get(path.stem.rpartition("_")[2], "")
-    is_unknown = task == "malignant" and not pathology
-    return {
-        "image_id": path.stem,
-        "patient_id": common.patient_from_name(path.stem) or path.stem,
-        **common.side_and_view(path.stem),
-        "pathology": "ORIGINAL" if task == "original" else pathology,
-        "label": 1 if task == "original" else int(pathology == "MALIGNANT"),
-        "drawn_class": pathology,
-        "exclusion_reason": "the file's name ends in neither _M nor _B" if is_unknown else "",
-    }
+    pathology, patient = LETTERS.get(path.stem.rpartition("_")[2], ""), common.patient_from_name(path.stem) or path.stem
+    row = {"image_id": path.stem, "patient_id": patient, **common.side_and_view(path.stem), "drawn_class": pathology}
+    if task == "original":
+        return row | {"pathology": "ORIGINAL", "label": 1, "exclusion_reason": ""}
+    reason = "" if pathology else "the file's name ends in neither _M nor _B"
+    return row | {"pathology": pathology, "label": int(pathology == "MALIGNANT"), "exclusion_reason": reason}
 
 
 def batch_of(path: Path) -> str:
@@ -84,13 +77,10 @@ def batch_of(path: Path) -> str:
 
 def synthetic_row(path: Path, task: str, original_stems: set[str]) -> dict:
     """Return the manifest row of a synthetic image; the stem of an original makes it that patient's."""
-    is_pair = path.stem in original_stems
     word = re.search(r"(benign|malignant)", path.stem, re.IGNORECASE)
+    patient = common.patient_from_name(path.stem) if path.stem in original_stems else batch_of(path)
     return {
-        "image_id": f"synthetic_{path.stem}",
-        "patient_id": (common.patient_from_name(path.stem) if is_pair else batch_of(path)) or path.stem,
-        "pathology": "SYNTHETIC",
-        "label": 0,
+        "image_id": f"synthetic_{path.stem}", "patient_id": patient or path.stem, "pathology": "SYNTHETIC", "label": 0,
         "drawn_class": word.group(1).upper() if word else "",
         "exclusion_reason": "synthetic image: task malignant uses originals" if task == "malignant" else "",
-    }
+    }  # fmt: skip
