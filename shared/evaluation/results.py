@@ -11,6 +11,11 @@ from shared.data import load_manifest, split_key
 from shared.run import BASELINES, PREDICTION_COLUMNS, TABLE_COLUMNS, DataError, plain_words, read_json, write_csv
 
 TABLE_FILE = "results/model_comparison_table.csv"
+KINDS = {  # of values in a metrics file; None: not a number
+    **dict.fromkeys(TABLE_COLUMNS, int | float | None),
+    **dict.fromkeys(("auc", "val_auc"), int | float),
+    **dict.fromkeys(("model", "dataset", "weights"), str),
+}
 
 
 def save_predictions(run_dir: Path, model: str, manifest: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame:
@@ -50,12 +55,22 @@ def load_results(run_dir: Path) -> dict[str, dict[str, Any]]:
     stale = read_json(record).get("stale", {}) if record.exists() else {}
     for path in sorted((run_dir / "results/metrics").glob("*.json")):
         metrics = read_json(path)
-        known = isinstance(metrics, dict) and set(TABLE_COLUMNS) <= set(metrics)
-        if not known or any(Path(str(file)).name != file for file in metrics.get("files") or []):
+        if not is_result(metrics, path.stem):
             raise DataError(f"{path}: not the metrics of a model of this run; delete it and run its notebook again")
         if metrics.get("split_key") == key and path.relative_to(run_dir).as_posix() not in stale:
             found[path.stem] = metrics
     return found
+
+
+def is_result(metrics: Any, name: str) -> bool:
+    """Tell whether a metrics file holds what `evaluate` writes of the model `name`."""
+    if not isinstance(metrics, dict) or metrics.get("model") != name:
+        return False
+    known = all(column in metrics and isinstance(metrics[column], kind) for column, kind in KINDS.items())
+    both = known and (metrics["auc_low"] is None) == (metrics["auc_high"] is None)
+    lists = [metrics.get(key, []) for key in ("files", "inputs")]
+    words = all(isinstance(found, list) and all(isinstance(word, str) for word in found) for found in lists)
+    return both and words and all(Path(file).name == file for file in lists[0])
 
 
 def renew_table(run_dir: Path) -> pd.DataFrame:
