@@ -97,7 +97,7 @@ def test_a_missing_file_an_image_and_an_impossible_prevalence(table, tmp_path, c
     (tmp_path / "picture.csv").write_bytes(bytes(range(256)))
     table.to_csv(tmp_path / "good.csv", index=False)
     (tmp_path / "empty.csv").touch()
-    (tmp_path / "wide.csv").write_text("patient_id,label,score\n1,0,0,5\n2,1,0,7\n")  # decimal commas
+    (tmp_path / "wide.csv").write_text("patient_id,label,score\n1,0,1,5\n2,1,0,7\n")  # decimal commas
     for name, *more in (["absent"], ["empty"], ["wide"], ["picture"], ["good", "--prevalence", "2"]):
         assert main(["referee", str(tmp_path / f"{name}.csv"), *more, "--out", str(tmp_path / "out")]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
