@@ -11,11 +11,6 @@ from shared.data import load_manifest, split_key
 from shared.run import BASELINES, PREDICTION_COLUMNS, TABLE_COLUMNS, DataError, plain_words, read_json, write_csv
 
 TABLE_FILE = "results/model_comparison_table.csv"
-KINDS = {  # of values in a metrics file; None: not a number
-    **dict.fromkeys(TABLE_COLUMNS, int | float | None),
-    **dict.fromkeys(("auc", "val_auc"), int | float),
-    **dict.fromkeys(("model", "dataset", "weights"), str),
-}
 
 
 def save_predictions(run_dir: Path, model: str, manifest: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame:
@@ -63,14 +58,18 @@ def load_results(run_dir: Path) -> dict[str, dict[str, Any]]:
 
 
 def is_result(metrics: Any, name: str) -> bool:
-    """Tell whether a metrics file holds what `evaluate` writes of the model `name`."""
-    if not isinstance(metrics, dict) or metrics.get("model") != name:
+    """Tell whether a metrics file holds what `evaluate` writes of the model `name`; None stands for no number."""
+    if not isinstance(metrics, dict) or not set(TABLE_COLUMNS) <= set(metrics):
         return False
-    known = all(column in metrics and isinstance(metrics[column], kind) for column, kind in KINDS.items())
-    both = known and (metrics["auc_low"] is None) == (metrics["auc_high"] is None)
+    number = {key: type(value) in (int, float) and abs(value) < 1e15 for key, value in metrics.items()}  # NaN is none
+    known = all(number[column] or metrics[column] is None for column in TABLE_COLUMNS[3:])
     lists = [metrics.get(key, []) for key in ("files", "inputs")]
-    words = all(isinstance(found, list) and all(isinstance(word, str) for word in found) for found in lists)
-    return both and words and all(Path(file).name == file for file in lists[0])
+    if not all(isinstance(found, list) for found in lists):
+        return False
+    words = (metrics["model"], metrics["dataset"], metrics["weights"], *lists[0], *lists[1])
+    both = number["auc"] and number["val_auc"] and number["auc_low"] == number["auc_high"]
+    plain = all(isinstance(word, str) for word in words) and all(Path(file).name == file for file in lists[0])
+    return known and both and plain and metrics["model"] == name
 
 
 def renew_table(run_dir: Path) -> pd.DataFrame:
