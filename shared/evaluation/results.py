@@ -67,9 +67,9 @@ def is_result(metrics: Any, name: str) -> bool:
     if not all(isinstance(found, list) for found in lists):
         return False
     words = (metrics["model"], metrics["dataset"], metrics["weights"], *lists[0], *lists[1])
-    both = number["auc"] and number["val_auc"] and number["auc_low"] == number["auc_high"]
+    given = number["auc"] and number["val_auc"] and number["threshold"] and number["auc_low"] == number["auc_high"]
     plain = all(isinstance(word, str) for word in words) and all(Path(file).name == file for file in lists[0])
-    return known and both and plain and metrics["model"] == name
+    return known and given and plain and metrics["model"] == name
 
 
 def renew_table(run_dir: Path) -> pd.DataFrame:
