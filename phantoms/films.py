@@ -68,6 +68,9 @@ def draw_film(patient: Patient, side: str, view: str) -> Film:
         image, masks = image[:, ::-1].copy(), [mask[:, ::-1].copy() for mask in masks]
     mark_film(rng, image, hospital, side, view)
     boxes = tuple(crop_box(rng, mask, lesion) for mask, lesion in zip(masks, lesions, strict=True))
+    for (top, _, left, _), lesion in zip(boxes, lesions, strict=True):
+        if lesion.marked:
+            image[top + 8 : top + 15, left + 8 : left + 15] = 0.95
     return Film(image, tuple(lesions), tuple(masks), boxes)
 
 

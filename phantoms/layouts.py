@@ -19,7 +19,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from phantoms import write_cbis_ddsm, write_ddsm_tfrecord, write_mini_mias, write_npz
-from phantoms.patients import ACQUISITIONS, Difficulty, Patient, plan_patients
+from phantoms.patients import ACQUISITIONS, FAULTS, Difficulty, Patient, plan_patients
 from phantoms.writing import ORACLE_FILE, oracle_rows, write_rows
 
 WRITERS: dict[str, Callable] = {
@@ -66,7 +66,9 @@ def write_demo_data(
         OSError: `out` is a file or holds something already, or cannot be written. One line, as with ValueError.
     """
     out = Path(out)
-    for name, value, known in (("layout", layout, LAYOUTS), ("acquisition", acquisition, ACQUISITIONS)):
+    difficulty = difficulty or Difficulty()
+    choices = [("layout", layout, LAYOUTS), ("acquisition", acquisition, ACQUISITIONS)]
+    for name, value, known in (*choices, ("fault", difficulty.fault, ("", *FAULTS))):
         if value not in known:
             raise ValueError(f"{name}: {value!r} is not one of {', '.join(known)}")
     count = DEFAULT_PATIENTS.get(layout, 40) if patients is None else patients

@@ -78,6 +78,12 @@ SPREAD = {MASS: 0.3, CALC: 0.5}  # standard deviation of its logarithm
 DENSER = 1.2  # malignant lesions are denser, by so many of these standard deviations
 
 
+FAULTS = {
+    "marker": "a bright mark beside every malignant lesion",
+    "outcome": "a BI-RADS column that was filled in after the biopsy",
+}
+
+
 @dataclass(frozen=True)
 class Difficulty:
     """How hard the images are; the defaults are those of the demo data."""
@@ -86,6 +92,7 @@ class Difficulty:
     obscured: float = 0.30  # share of masses that tissue hides in part, besides those whose margins are OBSCURED
     density: tuple[float, float, float, float] = (0.16, 0.37, 0.31, 0.16)  # shares of the BI-RADS densities 1 ... 4
     prevalence: float | None = None  # share of malignant lesions; None: the hospital's own
+    fault: str = ""  # one of FAULTS, planted for an exercise in finding it (docs/teaching.md)
 
 
 @dataclass(frozen=True)
@@ -111,6 +118,7 @@ class Lesion:
     oracle_score: float  # P(malignant | shape, margins) at the prevalence of its kind and official split
     place: tuple[float, float]  # distance from the nipple (share of the breast's depth) and direction (-1 ... 1)
     seed: tuple[int, ...]
+    marked: bool = False  # a mark was put beside it on the film
 
 
 @dataclass(frozen=True)
@@ -213,7 +221,8 @@ def plan_lesion(
         diameter=float(np.clip(rng.lognormal(0, 0.26), 0.68, 1.65) * (70 if kind == MASS else 52)),
         contrast=float(difficulty.contrast * CONTRAST[kind] * np.exp(SPREAD[kind] * density)),
         edge=float(rng.random()), hidden=float(hidden * rng.uniform(0.3, 1.0)),
-        assessment=assess(rng, log_odds, without_callback),
+        assessment=(2 + 3 * malignant) if difficulty.fault == "outcome" else assess(rng, log_odds, without_callback),
+        marked=malignant and difficulty.fault == "marker",
         subtlety=int(np.clip(round(3 + 2 * rng.normal(0.3, 0.6)), 1, 5)),
         log_odds=log_odds, oracle_score=float(1 / (1 + np.exp(-(log_odds + prior)))),
         place=(float(rng.uniform(0.25, 0.80)), float(rng.uniform(-0.75, 0.75))), seed=seed,

@@ -38,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--layout", default="cbis-ddsm", metavar="NAME", help="default: cbis-ddsm")
     demo.add_argument("--patients", type=int, metavar="N", help="how many (default: the demo's own number)")
     demo.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
+    demo.add_argument("--fault", default="", choices=("marker", "outcome"), help="plant one, for docs/teaching.md")
 
     predict = commands.add_parser("predict", help="score new images with a saved model, its own steps and threshold")
     model: dict[str, Any] = {"dest": "model_file", "required": True, "metavar": "FILE"}
@@ -80,11 +81,12 @@ def run_command(options: argparse.Namespace, notebooks_dir: Path | str | None) -
         words.update(only=tuple(options.only), parameters=tuple(map(tuple, options.parameters)))
         run_series(RunOptions(**words), notebooks_dir=notebooks_dir, echo=echo)
     elif command == "demo-data":
-        from phantoms import write_demo_data
+        from phantoms import Difficulty, write_demo_data
         from shared.run import UsageError, check_out
 
+        words.update(out=check_out(words["out"], is_folder=True), difficulty=Difficulty(fault=words.pop("fault")))
         try:
-            write_demo_data(check_out(words.pop("out"), is_folder=True), **words, progress=progress)
+            write_demo_data(**words, progress=progress)
         except (ValueError, OSError) as error:
             raise UsageError(str(error)) from None
         echo(f"written: {options.out} (layout {options.layout})")

@@ -21,21 +21,22 @@ class OperatingPoint:
 
     threshold: float  # NaN for a reader, whose call is a call, and for differences
     draws: np.ndarray  # float (1 + D, 2), sensitivity and specificity, all rows first
+    patients: int  # of test
     share: bool | None = None  # True where no threshold was drawn; None takes percentiles, as such draws are skewed
 
     @property
     def sensitivity(self) -> Interval:
         """The share of class 1 that is called."""
-        return make_interval(float(self.draws[0, 0]), self.draws[1:, 0], share=self.share)
+        return make_interval(float(self.draws[0, 0]), self.draws[1:, 0], self.patients, share=self.share)
 
     @property
     def specificity(self) -> Interval:
         """The share of class 0 that is not called."""
-        return make_interval(float(self.draws[0, 1]), self.draws[1:, 1], share=self.share)
+        return make_interval(float(self.draws[0, 1]), self.draws[1:, 1], self.patients, share=self.share)
 
     def minus(self, other: "OperatingPoint") -> "OperatingPoint":
         """Return the paired differences from another point of the same patients and draws."""
-        return OperatingPoint(np.nan, self.draws - other.draws)
+        return OperatingPoint(np.nan, self.draws - other.draws, self.patients)
 
     def at_prevalence(self, prevalence: float) -> dict[str, Interval]:
         """Return PPV, NPV, and recalls, cancers found and cancers missed per 1,000 at a share of class 1.
@@ -46,10 +47,12 @@ class OperatingPoint:
         alarms, missed = 1 - prevalence - quiet, prevalence - found
         with np.errstate(invalid="ignore"):
             figures = {"PPV": found / (found + alarms), "NPV": quiet / (quiet + missed)}
-        intervals = {name: make_interval(float(part[0]), part[1:], share=self.share) for name, part in figures.items()}
-        for name, part in {"recalls": found + alarms, "cancers found": found, "cancers missed": missed}.items():
-            at = make_interval(float(part[0]), part[1:], share=self.share)
-            intervals[f"{name} per 1,000"] = Interval(1000 * at.value, 1000 * at.low, 1000 * at.high)
+        figures |= {"recalls": found + alarms, "cancers found": found, "cancers missed": missed}
+        intervals: dict[str, Interval] = {}
+        for name, part in figures.items():
+            at = make_interval(float(part[0]), part[1:], self.patients, share=self.share)
+            thousand = Interval(1000 * at.value, 1000 * at.low, 1000 * at.high)
+            intervals |= {name: at} if name in ("PPV", "NPV") else {f"{name} per 1,000": thousand}
         return intervals
 
 
@@ -81,7 +84,8 @@ def operating_points(
     found = {}
     for name in parts[0]:
         points = np.concatenate([part[name] for part in parts])
-        found[name] = OperatingPoint(float(points[0, 0]), points[:, 1:], name in (READER, FIXED) or None)
+        people, share = test.patient_id.nunique(), name in (READER, FIXED) or None
+        found[name] = OperatingPoint(float(points[0, 0]), points[:, 1:], people, share)
     return found
 
 

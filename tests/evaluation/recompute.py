@@ -33,7 +33,8 @@ def draw_limits(compute, patients, draws):
     drawn = (generator.integers(len(names), size=len(names)) for _ in range(draws))
     samples = np.array([compute(np.concatenate([where[k] for k in taken])) for taken in drawn])
     value = compute(np.arange(len(patients)))
-    step = stats.norm.ppf(0.975) * samples.std(ddof=1) / (value * (1 - value))
+    wider = stats.t.ppf(0.975, len(names) - 1) * np.sqrt(len(names) / (len(names) - 1))  # draws of few vary too little
+    step = wider * samples.std(ddof=1) / (value * (1 - value))
     return special.expit(special.logit(value) - step), special.expit(special.logit(value) + step)
 
 

@@ -139,14 +139,16 @@ def test_vectorised_bootstrap_equals_resampled_patients_whatever_the_chunk(examp
     monkeypatch.setattr(intervals, "CELLS", 1000)
     assert intervals.bootstrap_interval(labels, scores, patients, draws=60, seed=3) == found
     error = areas.std(ddof=1) / (found.value * (1 - found.value))
-    limits = special.expit(special.logit(found.value) + np.array([-1, 1]) * stats.norm.ppf(0.975) * error)
+    count = len(set(patients))
+    step = stats.t.ppf(0.975, count - 1) * np.sqrt(count / (count - 1))
+    limits = special.expit(special.logit(found.value) + np.array([-1, 1]) * step * error)
     assert (found.low, found.high) == pytest.approx(tuple(limits), abs=1e-12)
     assert found.standard_error == pytest.approx(areas.std(ddof=1), abs=1e-12)
     other = np.round(scores + np.random.default_rng(0).normal(0, 0.2, len(labels)), 1)
     deltas = areas - resample(labels, other, patients, draws=60, seed=3)
     paired = intervals.bootstrap_interval(labels, scores, patients, minus=other, draws=60, seed=3)
     assert paired.standard_error == pytest.approx(deltas.std(ddof=1), abs=1e-12)
-    assert paired.high - paired.low == pytest.approx(2 * stats.norm.ppf(0.975) * paired.standard_error)
+    assert paired.high - paired.low == pytest.approx(2 * step * paired.standard_error)
 
 
 def test_bootstrap_of_means_leaves_out_what_is_unknown():
@@ -326,7 +328,7 @@ def test_operating_points_follow_the_reader_of_validation_and_are_paired():
 
 
 def test_predictive_values_are_those_of_bayes_rule():
-    point = points.OperatingPoint(0.5, np.array([[0.8, 0.9], [0.7, 0.8], [0.9, 0.95]]))
+    point = points.OperatingPoint(0.5, np.array([[0.8, 0.9], [0.7, 0.8], [0.9, 0.95]]), patients=100)
     found = point.at_prevalence(0.1)
     assert found["PPV"].value == pytest.approx(0.08 / (0.08 + 0.09))
     assert found["NPV"].value == pytest.approx(0.81 / (0.81 + 0.02))
