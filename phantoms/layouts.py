@@ -7,6 +7,8 @@ patients in parallel. A file depends on the seed and on its patient alone, never
 import hashlib
 import os
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -102,5 +104,20 @@ def map_patients(task: Callable, plans: list[Patient], *, n_jobs: int, progress:
         return task(patient)
 
     bar = tqdm(plans, desc=f"phantom {title}", unit="patient", disable=not progress)
-    # workers of a killed run end after ten idle seconds, not five minutes
-    return Parallel(n_jobs=n_jobs, batch_size=4, idle_worker_timeout=10)(delayed(draw)(patient) for patient in bar)
+    workers: dict[str, Any] = {
+        "idle_worker_timeout": 10,
+        "initializer": end_with,
+        "initargs": (os.getpid(),),
+    }  # seconds
+    return Parallel(n_jobs=n_jobs, batch_size=4, **workers)(delayed(draw)(patient) for patient in bar)
+
+
+def end_with(parent: int) -> None:
+    """End this worker process once its parent, a process id, was killed: loky would keep it for 40 s."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -63,6 +63,8 @@ def read_models(path: Path, title: str, notes: list[str]) -> dict[str, pd.DataFr
         with open(path, encoding="utf-8-sig") as file:
             separator = max(",;\t", key=file.readline().count)
         raw = pd.read_csv(path, dtype=str, keep_default_na=False, sep=separator)
+        if not isinstance(raw.index, pd.RangeIndex):  # pandas took the first cell of each row for its name
+            raise ValueError("rows have more cells than the header")
     there = {str(column).strip().lower().replace(" ", "_"): column for column in raw}
     words = {name: [name, *others.split()] for name, others in SYNONYMS.items()}
     taken = {name: there[word] for name in words for word in words[name][::-1] if word in there}
@@ -79,10 +81,13 @@ def read_models(path: Path, title: str, notes: list[str]) -> dict[str, pd.DataFr
             raise DataError(f"{path}: row {row + 2}: {name} is {rows[name][row]!r}; labels are 0 or 1, scores numbers")
     rows = rows.assign(**numbers)
     rows["split"] = rows.split.str.lower().replace(SPLITS) if "split" in rows else TEST
-    if not has_both(rows.label[rows.split == TEST].to_numpy()):
-        raise DataError(f"{path}: {(rows.split == TEST).sum()} test rows, without both classes: nothing can be ranked")
     parts = rows.groupby("model") if "model" in rows else ()
-    return {f"{title}: {name}": part for name, part in parts} or {title: rows}
+    models = {f"{title}: {name}": part for name, part in parts} or {title: rows}
+    for name, part in models.items():
+        labels = part.label[part.split == TEST].to_numpy()
+        if not has_both(labels):
+            raise DataError(f"{path}: {len(labels)} test rows of {name}, without both classes: nothing can be ranked")
+    return models
 
 
 def average_seeds(rows: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, int]:

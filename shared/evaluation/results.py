@@ -50,12 +50,26 @@ def load_results(run_dir: Path) -> dict[str, dict[str, Any]]:
     stale = read_json(record).get("stale", {}) if record.exists() else {}
     for path in sorted((run_dir / "results/metrics").glob("*.json")):
         metrics = read_json(path)
-        known = isinstance(metrics, dict) and set(TABLE_COLUMNS) <= set(metrics)
-        if not known or any(Path(str(file)).name != file for file in metrics.get("files") or []):
+        if not is_result(metrics, path.stem):
             raise DataError(f"{path}: not the metrics of a model of this run; delete it and run its notebook again")
         if metrics.get("split_key") == key and path.relative_to(run_dir).as_posix() not in stale:
             found[path.stem] = metrics
     return found
+
+
+def is_result(metrics: Any, name: str) -> bool:
+    """Tell whether a metrics file holds what `evaluate` writes of the model `name`; None stands for no number."""
+    if not isinstance(metrics, dict) or not set(TABLE_COLUMNS) <= set(metrics):
+        return False
+    number = {key: type(value) in (int, float) and abs(value) < 1e15 for key, value in metrics.items()}  # NaN is none
+    known = all(number[column] or metrics[column] is None for column in TABLE_COLUMNS[3:])
+    lists = [metrics.get(key, []) for key in ("files", "inputs")]
+    if not all(isinstance(found, list) for found in lists):
+        return False
+    words = (metrics["model"], metrics["dataset"], metrics["weights"], *lists[0], *lists[1])
+    given = number["auc"] and number["val_auc"] and number["threshold"] and number["auc_low"] == number["auc_high"]
+    plain = all(isinstance(word, str) for word in words) and all(Path(file).name == file for file in lists[0])
+    return known and given and plain and metrics["model"] == name
 
 
 def renew_table(run_dir: Path) -> pd.DataFrame:

@@ -49,20 +49,15 @@ def check_run_dir(run_dir: Path, *, spare: str = "") -> None:
     for kept in (Path(os.path.expanduser("~")), root, root / "notebooks", root / "shared"):
         if kept.resolve().is_relative_to(run_dir):
             raise UsageError(f"{place}: holds {kept}; give a folder of its own, e.g. runs/demo")
-    if is_run(run_dir):
-        records = (path.parent for path in list_tree(run_dir) if path.name == RECORD_FILE and path.parent != run_dir)
-        within = next(filter(is_run, records), None)
-        if within:
-            raise UsageError(f"{place}: holds another run, {within}; give a folder of its own")
-    elif run_dir.is_dir():
-        try:
-            if any(path.name != spare or path.stat().st_size for path in run_dir.iterdir()):
-                raise UsageError(f"{place}: holds files, but no run of this series; give a new or empty folder")
-        except OSError as error:
-            raise UsageError(f"{place}: cannot be read ({error.strerror}); give another") from None
-    around = next(filter(is_run, run_dir.parents), None)
-    if around:
-        raise UsageError(f"{place}: lies in another run, {around}; give a folder of its own")
+    try:
+        there = run_dir.is_dir() and any(path.name != spare or path.stat().st_size for path in run_dir.iterdir())
+    except OSError as error:
+        raise UsageError(f"{place}: cannot be read ({error.strerror}); give another") from None
+    if there and not is_run(run_dir):
+        raise UsageError(f"{place}: holds files, but no run of this series; give a new or empty folder")
+    within = (path.parent for path in list_tree(run_dir) if path.name == RECORD_FILE and path.parent != run_dir)
+    for other in filter(is_run, (*run_dir.parents, *within)):
+        raise UsageError(f"{place}: lies in another run or holds another run, {other}; give a folder of its own")
 
 
 def claim_run_dir(run_dir: Path) -> None:

@@ -1,5 +1,6 @@
 """Every row of the table is made the same way, and stays with its split."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from shared import data, evaluation, models
 from shared.data import load_manifest, save_manifest
 from shared.evaluation.results import save_predictions
-from shared.run import MANIFEST_COLUMNS, PREDICTION_COLUMNS, TABLE_COLUMNS, DataError, Settings, write_csv
+from shared.run import MANIFEST_COLUMNS, PREDICTION_COLUMNS, TABLE_COLUMNS, DataError, Settings, write_csv, write_text
 from tests.evaluation.recompute import check
 
 
@@ -127,6 +128,19 @@ def test_results_of_another_split_stay_out_of_the_table(prepared):
     evaluation.evaluate(prepared, "new", scores_of(prepared))
     assert evaluation.load_table(prepared.settings.run_dir).model.tolist() == ["new"]
     assert list(evaluation.load_results(prepared.settings.run_dir)) == ["new"]
+
+
+@pytest.mark.parametrize("change", [
+    {"auc": None}, {"auc": "high"}, {"auc": np.inf}, {"brier": True}, {"parameters": 2**70},
+    {"val_auc": [0.5]}, {"case_auc": "<b>"}, {"auc_low": None}, {"threshold": {}}, {"threshold": None},
+    {"model": "other"}, {"weights": 3}, {"files": 5}, {"files": ["../m"]}, {"inputs": [["image"]]}, {"inputs": None},
+])  # fmt: skip
+def test_metrics_of_another_shape_are_refused_in_one_line(prepared, change):
+    run_dir = prepared.settings.run_dir
+    metrics = evaluation.evaluate(prepared, "m", scores_of(prepared))
+    write_text(run_dir / "results/metrics/m.json", json.dumps(metrics | change, default=float))
+    with pytest.raises(DataError, match=r"m\.json: not the metrics of a model of this run; delete it"):
+        evaluation.load_results(run_dir)
 
 
 def test_external_validation_wants_other_patients_and_pictures_and_applies_saved_networks_unchanged(tmp_path):

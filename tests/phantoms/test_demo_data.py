@@ -2,11 +2,15 @@
 
 import hashlib
 import re
+import subprocess
+import sys
+import time
 from unittest.mock import Mock
 
 import cv2
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from sklearn.metrics import roc_auc_score
 
@@ -226,3 +230,17 @@ def test_an_existing_folder_is_kept_and_a_failed_run_leaves_nothing(tmp_path, mo
     with pytest.raises(OSError, match=r"out: cannot be written \(No space left on device\)"):
         write_demo_data(tmp_path / "out", patients=2, n_jobs=1, progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_workers_end_soon_after_whoever_draws_was_killed(tmp_path, root):
+    script = f"from phantoms import write_demo_data; write_demo_data({str(tmp_path / 'x')!r}, patients=200, n_jobs=2)"
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=root, stderr=subprocess.DEVNULL)
+    try:
+        while len(workers := psutil.Process(process.pid).children(recursive=True)) < 4:  # two of them keep books
+            assert process.poll() is None
+            time.sleep(0.1)
+        time.sleep(3)
+    finally:
+        process.kill()
+        process.wait()
+    assert not psutil.wait_procs(workers, timeout=20)[1]

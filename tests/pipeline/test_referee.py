@@ -81,6 +81,7 @@ def test_warnings(table, tmp_path, capsys):
     ({"prob": None}, "no column score or prob"), ({"Group": None}, "no column patient_id or patient"),
     ({"y_true": None}, "no column label or y_true"), ({"y_true": 2}, "label is '2'"), ({"rows": 0}, "both classes"),
     ({"Group": ""}, "row 2: patient_id is ''"), ({"y_true": 0}, "without both classes"),
+    ({"model": ["a"] * 40 + ["b"] * 120, "set": ["val"] * 40 + ["test"] * 120}, "0 test rows of bad: a, without both"),
     ({"prob": np.nan}, "row 2: score is ''"), ({"set": "val"}, "0 test rows"),
 ])  # fmt: skip
 def test_bad_files_get_one_line_and_status_2(change, words, table, tmp_path, capsys):
@@ -96,6 +97,7 @@ def test_a_missing_file_an_image_and_an_impossible_prevalence(table, tmp_path, c
     (tmp_path / "picture.csv").write_bytes(bytes(range(256)))
     table.to_csv(tmp_path / "good.csv", index=False)
     (tmp_path / "empty.csv").touch()
-    for name, *more in (["absent"], ["empty"], ["picture"], ["good", "--prevalence", "2"]):
+    (tmp_path / "wide.csv").write_text("patient_id,label,score\n1,0,1,5\n2,1,0,7\n")  # decimal commas
+    for name, *more in (["absent"], ["empty"], ["wide"], ["picture"], ["good", "--prevalence", "2"]):
         assert main(["referee", str(tmp_path / f"{name}.csv"), *more, "--out", str(tmp_path / "out")]) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
