@@ -134,6 +134,7 @@ def test_stored_outputs(path):
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
     assert any({"image/png", "image/jpeg"} & set(output.get("data", {})) for output in outputs), "figures"
     assert not {"widgets", "papermill"} & set(node.metadata)
+    assert not [kind for output in outputs for kind in output.get("data", {}) if "widget" in kind]
     printed = [{k: v for k, v in output.get("data", output).items() if k != "image/png"} for output in outputs]
     for where in (json.dumps(printed), text, "\n".join(cell.source for cell in cells)):
         assert not MACHINE_PATHS.search(where), MACHINE_PATHS.search(where)
