@@ -17,6 +17,7 @@ from shared.run import DataError, UsageError, atomic_write, project_root, write_
 
 USER_ERRORS = {"DataError": DataError, "UsageError": UsageError}
 MEMORY_INTERVAL = 0.25  # seconds between two looks at the kernel's memory
+WIDGET = "application/vnd.jupyter.widget-view+json"
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
 
@@ -55,6 +56,7 @@ def execute_copy(
                 progress_bar=progress,
                 start_timeout=120,
                 coalesce_streams=True,
+                store_widget_state=False,  # a slider needs its kernel; a page that keeps its state loads scripts
                 config=Config(KernelManager={"transport_encryption": "auto"}),  # nobody else on the machine listens
                 extra_arguments=["--log-level=CRITICAL"],  # what the kernel says past the notebook, e.g. on Ctrl-C
             )
@@ -110,17 +112,18 @@ def watch_kernel(run_dir: Path) -> Iterator[list[int]]:
 
 
 def clean(node: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Drop error stream, widget state, timing and versions from an executed notebook, and count its cells 1…n."""
+    """Drop error stream, widgets, timing and versions from an executed notebook, and count its cells 1…n."""
     node.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
     for cell in node.cells:
         cell.metadata = nbformat.from_dict({"tags": cell.metadata.tags} if cell.metadata.get("tags") else {})
     for count, cell in enumerate((cell for cell in node.cells if cell.cell_type == "code"), start=1):
         cell.execution_count = count
-        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        cell.outputs = [
+            one for one in cell.outputs if one.get("name") != "stderr" and WIDGET not in one.get("data", {})
+        ]
         for output in cell.outputs:
             if output.output_type == "execute_result":
                 output.execution_count = count
-            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     return node
 
 

@@ -22,6 +22,7 @@ COMMON = {
     "LEARNING_RATE": 0.0, "WEIGHTS": "demo", "N_FOLDS": 0, "SEEDS": [], "SEED": 0, "TASK": "malignant",
     "INPUT": "crop",
 }  # fmt: skip
+OF_TRAINING = {"BATCH_SIZE", "EPOCHS", "LEARNING_RATE", "SEEDS"}  # a notebook that trains nothing leaves these out
 STORE = {"WINDOW": "percentile", "KEEP_ASPECT": True, "BREAST_CROP": False}  # of every notebook that opens the store
 SECTIONS = ("Setup", "Parameters", "Resolve", "Check", "Summary", "Exercises", "References")
 MAX_BYTES = 1_200_000
@@ -29,6 +30,21 @@ MAX_LINES, MAX_MODEL_LINES = 25, 30
 MACHINE_PATHS = re.compile(r"(/home/|/root/|/Users/|/work/|/tmp/|/usr/|site-packages|[A-Z]:\\\\)")
 SOLUTION = re.compile(r"<details>.*?</details>", flags=re.DOTALL)
 PYTHON_BLOCK = re.compile(r"^[ ]*```python\n(.*?)^[ ]*```", flags=re.DOTALL | re.MULTILINE)
+# what a reader does to the controls of a notebook, and what it must change
+CONTROLS = {
+    "07": """
+before = at(threshold_slider.value, cancers_slider.value / 1000)
+threshold_slider.value, cancers_slider.value = 0.9, 100
+assert panel.result is not None and "threshold 0.90, 100 cancers" in panel.result._suptitle.get_text()
+assert at(0.9, 0.1) != before
+reader.value = "a test/reader"
+for number in range(len(cases)):
+    mark.value = 1 + 4 * int(cases.label[case.value - 1])
+kept = pd.read_csv(readers / "atestreader.csv")
+assert list(kept) == ["image_id", "mark"] and len(kept) == len(cases) and case.value == len(cases)
+assert roc_auc_score(cases.set_index("image_id").label[kept.image_id], kept.mark) == 1
+""",
+}
 # nbval waits five seconds for what a cell has printed, whatever its options say: too short on a busy machine
 PATIENCE = "def pytest_itemcollected(item):\n    item.output_timeout = 300\n"
 
@@ -85,8 +101,10 @@ def test_parameters(path):
     listed = papermill.inspect_notebook(str(path))
     assert list(listed) == [line.split(":")[0] for line in lines]
     values = {name: ast.literal_eval(parameter["default"]) for name, parameter in listed.items()}
-    assert {name: values[name] for name in COMMON} == COMMON
-    assert list(values)[: len(COMMON)] == list(COMMON)
+    common = {name: default for name, default in COMMON.items() if name in values or name not in OF_TRAINING}
+    assert dict(list(values.items())[: len(common)]) == common
+    assert list(values)[: len(common)] == list(common)
+    assert len(values) <= 20
     if any("data.prepare(" in cell.source for cell in cells):
         assert {name: values.get(name) for name in STORE} == STORE
 
@@ -116,6 +134,7 @@ def test_stored_outputs(path):
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
     assert any({"image/png", "image/jpeg"} & set(output.get("data", {})) for output in outputs), "figures"
     assert not {"widgets", "papermill"} & set(node.metadata)
+    assert not [kind for output in outputs for kind in output.get("data", {}) if "widget" in kind]
     printed = [{k: v for k, v in output.get("data", output).items() if k != "image/png"} for output in outputs]
     for where in (json.dumps(printed), text, "\n".join(cell.source for cell in cells)):
         assert not MACHINE_PATHS.search(where), MACHINE_PATHS.search(where)
@@ -135,7 +154,7 @@ def shared_run_dir(tmp_path_factory):
 def test_runs_as_stored(path, shared_run_dir, tmp_path):
     """Cells tagged nbval-check-output print what is stored; no cell, and no solution, fails."""
     node, cells, text = read(path)
-    solutions = solutions_of(text)
+    solutions = solutions_of(text) + [block for number, block in CONTROLS.items() if path.name.startswith(number)]
     node.cells += [nbformat.v4.new_code_cell(block) for block in solutions]
     nbformat.write(node, tmp_path / path.name)
     (tmp_path / "conftest.py").write_text(PATIENCE)

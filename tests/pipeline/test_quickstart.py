@@ -55,6 +55,12 @@ def test_wrong_model_types_and_files_are_named(small):
         quickstart.simple_train(model_type="enhanced_vgg", **small)
 
 
+def test_a_setting_that_no_notebook_uses_is_passed_over(monkeypatch):
+    monkeypatch.setattr(quickstart, "run_series", lambda options: options)
+    options = quickstart.run_notebooks("07", epochs=1, seeds=[0], prevalence=0.01, epoch=1)
+    assert dict(options.parameters) == {"PREVALENCE": "0.01", "EPOCH": "1"}  # the last is refused by the run
+
+
 def test_run_complete_improvement_gives_folds_table_and_best_model(small, monkeypatch):
     """Notebooks 03, 04, 05 and 07; what was run by then is not run again for the other functions."""
     monkeypatch.setattr(record, "hash_sources", lambda: "sources")
