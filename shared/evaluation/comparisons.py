@@ -75,6 +75,7 @@ def paired_differences(
     *,
     pairs: Iterable[tuple[str, str]],
     primary: Collection[tuple[str, str]] | None = None,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Compare models two by two on the same images.
 
@@ -88,7 +89,7 @@ def paired_differences(
     """
     pairs, rows = list(pairs), []
     for a, b in pairs:
-        interval = bootstrap_interval(labels, scores[a], patients, minus=scores[b])
+        interval = bootstrap_interval(labels, scores[a], patients, minus=scores[b], seed=seed)
         p_value = delong_test(labels, scores[a], scores[b], patients=patients)
         rows.append((a, b, interval.value, interval.low, interval.high, p_value, POWER * interval.standard_error))
     table = pd.DataFrame(rows, columns=["model_a", "model_b", "delta_auc", "low", "high", "p_delong", "detectable"])
