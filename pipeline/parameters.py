@@ -46,13 +46,16 @@ class Stage:
 def plan(options: RunOptions, notebooks_dir: Path | str | None = None) -> tuple[list[Stage], dict[str, Any]]:
     """Find the notebooks, and work out the parameters of each; one goes only into the notebooks that declare it.
 
+    A parameter of a notebook that is not selected is accepted: it belongs to the settings that the run is known by.
+
     Returns the stages, in order, and {NAME: value} of what was given or follows from it.
     """
     folder = Path(notebooks_dir or project_root() / "notebooks")
-    read = {path: read_notebook(path) for path in select_notebooks(folder, options.only)}
+    read = {path: read_notebook(path) for path in select_notebooks(folder)}
     injected = merge_options(options, parse_parameters(options.parameters, [defaults for _, defaults in read.values()]))
     stages = []
-    for path, (code, defaults) in read.items():
+    for path in select_notebooks(folder, options.only):
+        code, defaults = read[path]
         own = {name: value for name, value in injected.items() if name in defaults}
         stages.append(Stage(path.stem, path, code, defaults, own))
     return stages, injected
@@ -97,7 +100,7 @@ def parse_parameters(pairs: Iterable[tuple[str, str]], declared: Iterable[dict[s
         if name not in known:
             near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known) or 'none'}"
-            raise UsageError(f"-p {name}: no selected notebook has this parameter; {hint}")
+            raise UsageError(f"-p {name}: no notebook has this parameter; {hint}")
         if name in values:
             raise UsageError(f"-p {name} is given twice")
         values[name] = parse_value(name, text, known[name])

@@ -12,10 +12,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pipeline.parameters import read_notebook, select_notebooks
 from pipeline.series import RunOptions, run_series
 from shared import data, evaluation, explain, models, plots
-from shared.run import Settings, UsageError, project_root, resolve_settings
+from shared.run import Settings, UsageError, resolve_settings
 
 Row = dict[str, Any]  # what `shared.evaluation.evaluate` measures
 MODEL_TYPES = {  # "simple_vgg" has stacked 3 × 3 convolutions from scratch; the pretrained one is "vgg16"
@@ -25,14 +24,8 @@ MODEL_TYPES = {  # "simple_vgg" has stacked 3 × 3 convolutions from scratch; th
 
 
 def run_notebooks(*numbers: str, **parameters: Any) -> Path:
-    """Run some of the notebooks, or what of them has changed, and return the run directory.
-
-    A setting that none of them uses is passed over: notebook 07 trains nothing, so it has no epochs.
-    """
-    used = {name for path in select_notebooks(project_root() / "notebooks", numbers) for name in read_notebook(path)[1]}
-    given = {name.upper(): value for name, value in parameters.items()}
-    kept = [name for name in given if name in used or name.lower() not in Settings.__dataclass_fields__]
-    pairs = [(name, given[name] if isinstance(given[name], str) else repr(given[name])) for name in kept]
+    """Run some of the notebooks, or what of them has changed, and return the run directory."""
+    pairs = [(name.upper(), value if isinstance(value, str) else repr(value)) for name, value in parameters.items()]
     return run_series(RunOptions(only=numbers, parameters=tuple(pairs)))
 
 

@@ -188,7 +188,7 @@ def plot_forest(
     for ideal in table.get("ideal_auc", pd.Series(dtype=float)).dropna().unique():
         axis.axvline(ideal, color=COLOURS[2], linestyle="-.", linewidth=1.5)
         axis.text(ideal, -0.7, "ideal observer", color=COLOURS[2], fontsize=8, ha="right", va="bottom")
-    axis.set(yticks=range(len(names)), yticklabels=names, xlabel=f"{xlabel} with 95 % interval by patient")
+    axis.set(yticks=range(len(names)), yticklabels=names, xlabel=f"{xlabel}\nwith 95 % interval by patient")
     axis.set_ylim(len(names) - 0.4, -0.6)  # top first, no row on the frame
     axis.grid(False, axis="y")
     if group:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from phantoms import write_demo_data
-from pipeline import quickstart, record
+from pipeline import parameters, quickstart, record
 from shared.run import BASELINES, TABLE_COLUMNS, DataError, UsageError
 
 
@@ -55,10 +55,11 @@ def test_wrong_model_types_and_files_are_named(small):
         quickstart.simple_train(model_type="enhanced_vgg", **small)
 
 
-def test_a_setting_that_no_notebook_uses_is_passed_over(monkeypatch):
-    monkeypatch.setattr(quickstart, "run_series", lambda options: options)
-    options = quickstart.run_notebooks("07", epochs=1, seeds=[0], prevalence=0.01, epoch=1)
-    assert dict(options.parameters) == {"PREVALENCE": "0.01", "EPOCH": "1"}  # the last is refused by the run
+def test_a_parameter_of_a_notebook_that_is_not_selected_counts_for_the_settings():
+    stages, values = parameters.plan(parameters.RunOptions(only=("07",), parameters=(("EPOCHS", "1"),)))
+    assert [stage.name for stage in stages] == ["07_comparison"]
+    assert "EPOCHS" not in stages[0].parameters
+    assert values["EPOCHS"] == 1
 
 
 def test_run_complete_improvement_gives_folds_table_and_best_model(small, monkeypatch):
