@@ -75,17 +75,23 @@ def bootstrap_means(values: Array, patients: Array, *, draws: int = 2000, seed: 
         with np.errstate(invalid="ignore"):
             return (weights @ filled) / (weights @ known)
 
-    is_share = bool(((filled >= 0) & (filled <= 1)).all())
-    return draw_intervals(means, number_groups(patients, len(values)), draws, seed, share=is_share)
+    are_shares = ((filled >= 0) & (filled <= 1)).all(axis=0).tolist()
+    return draw_intervals(means, number_groups(patients, len(values)), draws, seed, share=are_shares)
 
 
 def draw_intervals(
-    compute: Statistic, patients: Array, draws: int, seed: int, *, share: bool, mean_of_columns: bool = False
+    compute: Statistic,
+    patients: Array,
+    draws: int,
+    seed: int,
+    *,
+    share: bool | list[bool],
+    mean_of_columns: bool = False,
 ) -> list[Interval]:
     """Compute a statistic on all rows and on bootstrap samples of patients: one Interval a column.
 
-    A `share` lies in [0, 1], and its limits are found on the logit scale. With `mean_of_columns` the columns are
-    trainings: one Interval, of their mean, whose draws take columns as well.
+    A `share` (one answer, or one for each column) lies in [0, 1]; its limits are found on the logit scale. With
+    `mean_of_columns` the columns are trainings: one Interval, of their mean, whose draws take columns as well.
     """
     n_rows, count = len(np.asarray(patients)), len(np.unique(patients))
     samples = np.concatenate([compute(weights) for weights in draw_patients(patients, n_rows, draws, seed)])
@@ -95,7 +101,9 @@ def draw_intervals(
         taken = np.random.default_rng((seed, 1)).multinomial(trainings, np.full(trainings, 1 / trainings), size=draws)
         shares = taken / trainings
         samples, values = (samples * shares).sum(axis=1, keepdims=True), values.mean(axis=1, keepdims=True)
-    return [make_interval(value, samples[:, i], count, share=share) for i, value in enumerate(values[0].tolist())]
+    shares = np.broadcast_to(share, samples.shape[1]).tolist()
+    triples = zip(values[0].tolist(), samples.T, shares, strict=True)
+    return [make_interval(value, drawn, count, share=one) for value, drawn, one in triples]
 
 
 def make_interval(value: float, samples: np.ndarray, patients: int, *, share: bool | None) -> Interval:
