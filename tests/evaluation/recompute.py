@@ -64,14 +64,14 @@ def check(run_dir, draws=800):
         name, more = row.model, json.loads((run_dir / f"results/metrics/{row.model}.json").read_text())
         rows = pd.read_csv(run_dir / f"results/predictions/{name}.csv")
         test, held = rows[rows.split == "test"], rows[rows.split == "validation"]
+        learned = rows[rows.split != "test"]  # with train where its scores are out of fold: these chose the threshold
         labels, score, patients = (test[column].to_numpy() for column in ("label", "score", "patient_id"))
         scores[name], called = score, score >= row.threshold
-        if held.score.nunique() > 1:
-            right = (held.score >= row.threshold) == held.label
-            compare(f"{name} Youden", right.groupby(held.label).mean().sum(), youden(held.label, held.score))
+        if learned.score.nunique() > 1:
+            right = (learned.score >= row.threshold) == learned.label
+            compare(f"{name} Youden", right.groupby(learned.label).mean().sum(), youden(learned.label, learned.score))
         risk = score
         if more["calibration"] == "intercept":
-            learned = rows[rows.split != "test"]
             risk = special.expit(special.logit(score) + intercept(learned.label, learned.score))
         tenth = np.clip(np.ceil(risk * 10) - 1, 0, 9)
         for figure, found in {
