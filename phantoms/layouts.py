@@ -104,12 +104,8 @@ def map_patients(task: Callable, plans: list[Patient], *, n_jobs: int, progress:
         return task(patient)
 
     bar = tqdm(plans, desc=f"phantom {title}", unit="patient", disable=not progress)
-    workers: dict[str, Any] = {
-        "idle_worker_timeout": 10,
-        "initializer": end_with,
-        "initargs": (os.getpid(),),
-    }  # seconds
-    return Parallel(n_jobs=n_jobs, batch_size=4, **workers)(delayed(draw)(patient) for patient in bar)
+    run = Parallel(n_jobs=n_jobs, batch_size=4, initializer=end_with, initargs=(os.getpid(),))
+    return run(delayed(draw)(patient) for patient in bar)
 
 
 def end_with(parent: int) -> None:

@@ -1,6 +1,5 @@
 """Train classifiers out of fold with scikit-learn, on the cores of this machine or on a cluster. No TensorFlow."""
 
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +11,6 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import cross_validate
 
-from phantoms.layouts import end_with
 from shared.run import UsageError
 
 SCHEDULER_SECONDS = 10  # how long to wait for a cluster to answer
@@ -25,8 +23,7 @@ def parallel(scheduler: str = "") -> Iterator[None]:
     `scheduler` is Dask's, "tcp://host:8786", whose workers have this project installed; "" stays on this machine.
     """
     if not scheduler:
-        workers = {"idle_worker_timeout": 10, "initializer": end_with, "initargs": (os.getpid(),)}  # seconds
-        with joblib.parallel_config("loky", n_jobs=-1, **workers):
+        with joblib.parallel_config("threading", n_jobs=-1):  # NumPy's work runs side by side, and no process is left
             yield
         return
     try:

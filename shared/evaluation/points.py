@@ -51,8 +51,9 @@ class OperatingPoint:
         intervals: dict[str, Interval] = {}
         for name, part in figures.items():
             at = make_interval(float(part[0]), part[1:], self.patients, share=self.share)
-            thousand = Interval(1000 * at.value, 1000 * at.low, 1000 * at.high)
-            intervals |= {name: at} if name in ("PPV", "NPV") else {f"{name} per 1,000": thousand}
+            if name not in ("PPV", "NPV"):
+                name, at = f"{name} per 1,000", Interval(1000 * at.value, 1000 * at.low, 1000 * at.high)
+            intervals[name] = at
         return intervals
 
 

@@ -59,17 +59,15 @@ def load_results(run_dir: Path) -> dict[str, dict[str, Any]]:
 
 def is_result(metrics: Any, name: str) -> bool:
     """Tell whether a metrics file holds what `evaluate` writes of the model `name`; None stands for no number."""
-    if not isinstance(metrics, dict) or not set(TABLE_COLUMNS) <= set(metrics):
+    if not isinstance(metrics, dict) or not set(TABLE_COLUMNS) <= set(metrics) or metrics["model"] != name:
         return False
-    number = {key: type(value) in (int, float) and abs(value) < 1e15 for key, value in metrics.items()}  # NaN is none
-    known = all(number[column] or metrics[column] is None for column in TABLE_COLUMNS[3:])
-    lists = [metrics.get(key, []) for key in ("files", "inputs")]
-    if not all(isinstance(found, list) for found in lists):
+    files, inputs = (metrics.get(key, []) for key in ("files", "inputs"))
+    if not isinstance(files, list) or not isinstance(inputs, list):
         return False
-    words = (metrics["model"], metrics["dataset"], metrics["weights"], *lists[0], *lists[1])
-    given = number["auc"] and number["val_auc"] and number["threshold"] and number["auc_low"] == number["auc_high"]
-    plain = all(isinstance(word, str) for word in words) and all(Path(file).name == file for file in lists[0])
-    return known and given and plain and metrics["model"] == name
+    plain = all(isinstance(file, str) and Path(file).name == file for file in files)
+    needed = [metrics[column] for column in ("auc", "val_auc", "threshold")]
+    others = [metrics[column] for column in TABLE_COLUMNS[3:] if metrics[column] is not None]
+    return plain and all(type(number) in (int, float) for number in needed + others)
 
 
 def renew_table(run_dir: Path) -> pd.DataFrame:
