@@ -56,7 +56,6 @@ def execute_copy(
                 progress_bar=progress,
                 start_timeout=120,
                 coalesce_streams=True,
-                store_widget_state=False,  # a slider needs its kernel; a page that keeps its state loads scripts
                 config=Config(KernelManager={"transport_encryption": "auto"}),  # nobody else on the machine listens
                 extra_arguments=["--log-level=CRITICAL"],  # what the kernel says past the notebook, e.g. on Ctrl-C
             )
@@ -68,6 +67,7 @@ def execute_copy(
                 temporary.replace(failed)
             message = f"{source.name}: {' '.join(str(error).split())} (a kernel that dies has often run out of memory)"
             raise NotebookError(message, where=failed) from error
+        node.metadata.pop("widgets", None)  # a slider needs its kernel; a page that keeps its state loads scripts
         node.metadata.papermill.update(input_path=source.name, output_path=target.name)
         nbformat.write(node, temporary)
     failed.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import cross_validate
+from threadpoolctl import threadpool_limits
 
 from shared.run import UsageError
 
@@ -23,7 +24,8 @@ def parallel(scheduler: str = "") -> Iterator[None]:
     `scheduler` is Dask's, "tcp://host:8786", whose workers have this project installed; "" stays on this machine.
     """
     if not scheduler:
-        with joblib.parallel_config("threading", n_jobs=-1):  # NumPy's work runs side by side, and no process is left
+        # threads leave no process behind; one core for each, so that scores do not depend on how many there are
+        with threadpool_limits(1, user_api="blas"), joblib.parallel_config("threading", n_jobs=-1):
             yield
         return
     try:

@@ -1,6 +1,6 @@
-"""A notebook as a reader meets it: opened and run from top to bottom in a real JupyterLab in headless Chromium.
+"""A notebook as a reader meets it: opened, run and played with in a real JupyterLab in headless Chromium.
 
-By default the first one, as nbval runs all of them anyway; MAMMO_LAB_NOTEBOOKS="03 07" names others.
+By default those with sliders, as nbval runs all of them anyway; MAMMO_LAB_NOTEBOOKS="01 03" names others.
 """
 
 import contextlib
@@ -18,11 +18,13 @@ import pytest
 from pipeline.parameters import select_notebooks
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = select_notebooks(ROOT / "notebooks", os.environ.get("MAMMO_LAB_NOTEBOOKS", "01").split())
+NOTEBOOKS = select_notebooks(ROOT / "notebooks", os.environ.get("MAMMO_LAB_NOTEBOOKS", "06 07").split())
+CONTROLS = {"06_grad_cam": 1, "07_comparison": 2}  # cells with sliders
 CHROMIUM = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
     "--disable-component-update", "--no-first-run", "--window-size=1300,1600",
 )  # fmt: skip
+SHOTS = os.environ.get("MAMMO_LAB_SHOTS", "")  # a folder for screenshots of the sliders
 LIMIT = 600  # seconds a notebook may take
 
 STATE = """
@@ -47,6 +49,14 @@ const image = window.jupyterapp.shell.currentWidget.node.querySelector('.jp-Outp
 if (!image) return 0;
 image.scrollIntoView();
 return Math.min(image.naturalWidth, image.getBoundingClientRect().width);
+"""
+NEXT_WIDGET = """
+const content = window.jupyterapp.shell.currentWidget.content, view = 'application/vnd.jupyter.widget-view+json';
+const has = output => output.data && output.data[view];
+const index = content.widgets.findIndex(
+  (cell, at) => at > arguments[0] && cell.model.type === 'code' && cell.model.outputs.toJSON().some(has));
+if (index >= 0) content.scrollToItem(index, 'start');
+return index < 0 ? null : {index, node: content.widgets[index].node};
 """
 
 
@@ -132,3 +142,23 @@ def test_runs_in_jupyterlab(path, server, browser):
     assert end["done"] == end["cells"] > 5
     assert end["pictures"] > 0
     assert browser.execute_script(VISIBLE) > 50
+    assert move_sliders(browser) == CONTROLS.get(path.stem, 0)
+
+
+def move_sliders(browser):
+    """Move the first slider of each cell that has one; its picture must change. Returns the number of such cells."""
+    count, found = 0, {"index": -1}
+    while found := browser.execute_script(NEXT_WIDGET, found["index"]):
+        cell, count = found["node"], count + 1
+
+        def pictures(cell=cell):
+            return browser.execute_script("return [...arguments[0].querySelectorAll('img')].map(one => one.src)", cell)
+
+        assert wait_until(pictures, seconds=30), "the controls show no picture"
+        before = pictures()
+        handle = cell.find_element("css selector", ".noUi-handle")
+        handle.send_keys("\ue014" * 3)  # arrow to the right
+        assert wait_until(lambda before=before: pictures() and pictures() != before, seconds=60), "nothing has moved"
+        if SHOTS:
+            browser.save_screenshot(f"{SHOTS}/slider_{count}.png")
+    return count

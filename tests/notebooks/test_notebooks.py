@@ -35,7 +35,7 @@ CONTROLS = {
     "07": """
 before = at(threshold_slider.value, cancers_slider.value / 1000)
 threshold_slider.value, cancers_slider.value = 0.9, 100
-assert panel.result is not None and "threshold 0.90, 100 cancers" in panel.result._suptitle.get_text()
+assert "threshold 0.90, 100 cancers" in panel.widget.result.get_suptitle()
 assert at(0.9, 0.1) != before
 reader.value = "a test/reader"
 for number in range(len(cases)):
