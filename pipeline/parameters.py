@@ -122,7 +122,8 @@ def parse_value(name: str, text: str, default: Any) -> Any:
     if isinstance(default, list) and default and any(type(item) is not type(default[0]) for item in value):
         raise UsageError(f"-p {name}: {text!r} must hold {type(default[0]).__name__} values only, e.g. {default!r}")
     if isinstance(default, str) and value and name.endswith("_DIR"):
-        value = str(full_path(value, f"-p {name}", start=Path.cwd()))
+        places = value.split(",") if name == "EXTERNAL_DATA_DIR" else [value]
+        value = ",".join(str(full_path(place, f"-p {name}", start=Path.cwd())) for place in places)
     return value
 
 

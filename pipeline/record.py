@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.parameters import WEIGHTS_WORDS, Stage, all_parameters, weight_files
 from shared import __version__
+from shared.evaluation.external import pair_sets
 from shared.models.pretrained import find_file
 from shared.run import DataError, Settings, UsageError, list_tree, project_root, read_json, write_json
 from shared.run.places import PROJECT, RECORD_FILE
@@ -28,13 +29,15 @@ PACKAGES = (
 
 def find_basis(settings: Settings, parameters: dict[str, Any]) -> dict[str, Any]:
     """Collect what all stages depend on; raises DataError or UsageError for a folder or file that is not there."""
-    external, folder = parameters.get("EXTERNAL_DATASET"), parameters.get("EXTERNAL_DATA_DIR") or ""
-    if external and not (folder and Path(folder).is_dir()):
-        raise UsageError(f"EXTERNAL_DATASET {external!r} needs EXTERNAL_DATA_DIR, an existing folder, not {folder!r}")
+    names, places = (parameters.get(f"EXTERNAL_{word}") or "" for word in ("DATASET", "DATA_DIR"))
+    external = pair_sets(names, places) if names else []
+    for name, folder in external:
+        if not Path(folder).is_dir():
+            raise UsageError(f"EXTERNAL_DATASET {name!r} needs EXTERNAL_DATA_DIR, an existing folder, not {folder!r}")
     installed = {package.name.lower(): package.version for package in importlib.metadata.distributions()}
     return {
         "dataset": describe_dataset(settings),
-        "external": hash_folder(Path(folder))[0] if external else "",
+        "external": [hash_folder(Path(folder))[0] for _, folder in external],
         "sources": hash_sources(),
         "weights": [stamp(path) for _, path in weight_files(settings.weights) if path not in WEIGHTS_WORDS],
         "packages": {name: installed.get(name) for name in PACKAGES},

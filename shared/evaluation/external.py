@@ -1,4 +1,4 @@
-"""Apply the saved networks of a run, unchanged, to a second data set."""
+"""Apply the saved networks of a run, unchanged, to other data sets."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,7 +12,7 @@ from shared import data
 from shared.evaluation import metrics
 from shared.evaluation.results import load_predictions
 from shared.evaluation.scoring import find_intervals
-from shared.run import EXCLUDED, PREDICTION_COLUMNS, TEST, DataError, Settings, write_csv
+from shared.run import EXCLUDED, PREDICTION_COLUMNS, TEST, DataError, Settings, UsageError, write_csv
 
 COLUMNS = (
     "model", "dataset", "n", "prevalence", "auc", "auc_low", "auc_high", "threshold",
@@ -22,21 +22,49 @@ SHARED = "EXTERNAL_DATASET {}: {} of its {} stand in the first data set, e.g. {}
 
 
 def validate_externally(
-    settings: Settings, dataset_name: str, data_dir: Path | str, results: Mapping[str, Mapping[str, Any]]
-) -> tuple[data.Prepared, pd.DataFrame]:
-    """Score saved networks on a second data set, with the image steps and the thresholds that they have.
+    settings: Settings, dataset_names: str, data_dirs: Path | str, results: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, data.Prepared], pd.DataFrame]:
+    """Score saved networks on other data sets, with the image steps and the thresholds that they have.
 
-    DataError where it holds patients or pictures of the first. No `data_dir` with the data set "demo" draws a second
+    Several data sets are separated by commas, in names and folders alike. UsageError where these do not pair up,
+    DataError where one holds patients or pictures of the first. No folder with the data set "demo" draws a second
     hospital, with another film. `results` are as from `load_results`. Scores of the networks of a row (`files`,
     default: its name) are averaged, with `tta` over the orientations too; rows without saved networks are passed over.
-    Returns the second data set, all of it test, and the table that is written to `results/external_validation.csv`.
+    Returns the data sets by name, all of each test, and the table that is written to `results/external_validation.csv`.
     """
+    sets, rows = {}, []
+    for dataset_name, data_dir in pair_sets(dataset_names, str(data_dirs)):
+        if dataset_name == "demo" and not data_dir:
+            data_dir = str(settings.run_dir / "data/demo_second_hospital")
+            data.provide_demo(data_dir, patients=60, acquisition="B")
+        sets[dataset_name] = read_second(settings, dataset_name, data_dir)
+        rows += score_second(settings, sets[dataset_name], results)
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    write_csv(settings.run_dir / "results/external_validation.csv", table)
+    return sets, table
+
+
+def pair_sets(names: str, folders: str) -> list[tuple[str, str]]:
+    """Return the (layout, folder) pairs of EXTERNAL_DATASET and EXTERNAL_DATA_DIR; UsageError where they are no pairs.
+
+    The demo needs no folder.
+    """
+    if names == "demo" and not folders:
+        return [("demo", "")]
+    layouts, places = names.split(",") if names else [], folders.split(",") if folders else []
+    if len(layouts) != len(places) or len(set(layouts)) != len(layouts):
+        given = f"EXTERNAL_DATASET {names!r} and EXTERNAL_DATA_DIR {folders!r}"
+        raise UsageError(f"{given}: give one folder for each layout, in the same order, each layout once")
+    return list(zip(layouts, places, strict=True))
+
+
+def score_second(
+    settings: Settings, external: data.Prepared, results: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Score the saved networks of `results` on a second data set; write the scores, return rows of `COLUMNS`."""
     from shared import models
 
-    if dataset_name == "demo" and not data_dir:
-        data_dir = settings.run_dir / "data/demo_second_hospital"
-        data.provide_demo(data_dir, patients=60, acquisition="B")
-    external, rows = read_second(settings, dataset_name, data_dir), []
+    rows, dataset_name = [], external.settings.dataset
     for name, result in results.items():
         paths = [settings.run_dir / f"models/{file}.keras" for file in result.get("files", [name])]
         if not all(path.exists() for path in paths):
@@ -50,9 +78,7 @@ def validate_externally(
         figures = metrics.summarise(scored.label, scored.score, threshold=result["threshold"])
         figures |= find_intervals(home[home.split != TEST], scored, 0) | {"model": name, "dataset": dataset_name}
         rows.append(figures)
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    write_csv(settings.run_dir / "results/external_validation.csv", table)
-    return external, table
+    return rows
 
 
 def read_second(settings: Settings, dataset_name: str, data_dir: Path | str) -> data.Prepared:

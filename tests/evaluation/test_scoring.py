@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from phantoms import write_demo_data
 from shared import data, evaluation, models
 from shared.data import load_manifest, save_manifest
 from shared.evaluation.results import save_predictions
@@ -160,7 +161,11 @@ def test_external_validation_wants_other_patients_and_pictures_and_applies_saved
     home = data.load_manifest(settings.run_dir)
     for name in results:
         save_predictions(settings.run_dir, name, home, np.linspace(0, 1, len(home)))
-    external, table = evaluation.validate_externally(settings, "mini-mias", other, results)
+    third = write_demo_data(tmp_path / "c", layout="npz", patients=8, n_jobs=1, progress=False)
+    sets, table = evaluation.validate_externally(settings, "mini-mias,npz", f"{other},{third}", results)
+    assert table.dataset.tolist() == ["mini-mias"] * 2 + ["npz"] * 2
+    assert list(sets) == ["mini-mias", "npz"]
+    external, table = sets["mini-mias"], table[table.dataset == "mini-mias"]
     assert (table.sensitivity_low <= table.sensitivity_high).all()
     assert table.model.tolist() == ["one", "averaged"]
     assert set(external.manifest.split) == {"test", "excluded"}  # what the reader itself leaves out stays out

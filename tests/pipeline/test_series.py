@@ -307,7 +307,12 @@ def test_the_second_data_set_counts(tmp_path):
     first = record.find_basis(settings, given)["external"]
     (tmp_path / "b/x.npz").write_bytes(b"1")
     assert record.find_basis(settings, given)["external"] != first
-    assert record.find_basis(settings, {"EXTERNAL_DATASET": ""})["external"] == ""
+    assert record.find_basis(settings, {"EXTERNAL_DATASET": ""})["external"] == []
+    (tmp_path / "c").mkdir()
+    two = {"EXTERNAL_DATASET": "npz,cmmd", "EXTERNAL_DATA_DIR": f"{tmp_path / 'b'},{tmp_path / 'c'}"}
+    assert len(set(record.find_basis(settings, two)["external"])) == 2
+    with pytest.raises(UsageError, match="one folder for each layout"):
+        record.find_basis(settings, two | {"EXTERNAL_DATASET": "npz"})
 
 
 def test_fingerprint_follows_the_files_and_links_to_folders(tmp_path):
