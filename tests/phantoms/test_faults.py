@@ -51,3 +51,12 @@ def test_the_table_of_assessments_shows_the_column_that_knows_the_outcome(fault,
 def test_an_unknown_fault_is_refused(tmp_path):
     with pytest.raises(ValueError, match="fault: 'leek' is not one of"):
         write_demo_data(tmp_path / "out", patients=1, difficulty=Difficulty(fault="leek"))
+
+
+def test_a_fault_of_a_table_leaves_the_pictures_alone(tmp_path):
+    pictures = []
+    for fault in ("", "outcome"):
+        out = tmp_path / f"out{fault}"
+        write_demo_data(out, patients=2, difficulty=Difficulty(fault=fault), n_jobs=1, progress=False)
+        pictures.append({path.relative_to(out): path.read_bytes() for path in sorted(out.glob("jpeg/*/*.jpg"))})
+    assert pictures[0] == pictures[1]
