@@ -1,9 +1,10 @@
 """What several layouts need: drawn films and crops, image files, csv files, and the oracle's table."""
 
 import csv
+import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from phantoms.films import Film, draw_film
 from phantoms.patients import MASS, TRAIN, VIEWS, Lesion, Patient
 
 ORACLE_FILE = "oracle.csv"
+UID_ROOT = "1.2.826.0.1.3680043.10.543."  # not the root of any archive of mammograms
 
 
 def stream(patient: Patient, *key: int) -> Generator:
@@ -58,6 +60,39 @@ def write_image(path: Path, image: np.ndarray, options: Sequence[int] = ()) -> N
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), image, options):
         raise OSError(f"OpenCV could not write {path.name}")
+
+
+def dicom_uid(patient: Patient, *words: object) -> str:
+    """Return a DICOM UID that depends on the patient and on `words` alone; at most 64 characters."""
+    text = "/".join(map(str, (*patient.seed, *words)))
+    return UID_ROOT + str(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=15).digest(), "big"))
+
+
+def write_dicom(path: Path, pixels: np.ndarray, attributes: Mapping[str, Any]) -> None:
+    """Write a plane of uint8 or uint16 as an uncompressed DICOM file.
+
+    `attributes` are named by their DICOM keywords, SOPClassUID and SOPInstanceUID among them; what describes the pixels
+    (Rows, BitsStored, …) is filled in where they are silent.
+    """
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import UID, ExplicitVRLittleEndian
+
+    bits = 8 * pixels.itemsize
+    described = {
+        "Rows": pixels.shape[0], "Columns": pixels.shape[1], "SamplesPerPixel": 1, "PixelRepresentation": 0,
+        "BitsAllocated": bits, "BitsStored": bits, "HighBit": attributes.get("BitsStored", bits) - 1,
+        "PhotometricInterpretation": "MONOCHROME2", "Modality": "MG",
+    }  # fmt: skip
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = UID(attributes["SOPClassUID"])
+    meta.MediaStorageSOPInstanceUID = UID(attributes["SOPInstanceUID"])
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    for name, value in {**described, **attributes}.items():
+        setattr(dataset, name, value)
+    dataset.PixelData = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes() + b"\0" * (pixels.nbytes % 2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]], *, line_end: str = "\n") -> None:
