@@ -2,8 +2,8 @@
 
 Kept from the real set: side and view stand in the headers alone, most patients have images of the other breast, which
 has no row in the workbook, some have two rows, a malignant and a benign breast among them, the molecular subtype is
-known for cancers alone. Of the breasts with a row 40 to 50 % are malignant (70 % in the real set), so that few patients still have both
-classes in each part of a split.
+known for cancers alone. Of the breasts with a row 40 to 50 % are malignant (70 % in the real set), so that few patients
+still have both classes in each part of a split.
 """
 
 import io

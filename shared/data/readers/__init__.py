@@ -6,7 +6,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from shared.data.readers import cbis_ddsm, cbis_dicom, ddsm_tfrecord, demo, mini_mias, npz_folders, png_npz
+from shared.data.readers import (
+    cbis_ddsm,
+    cbis_dicom,
+    cmmd,
+    ddsm_tfrecord,
+    demo,
+    inbreast,
+    mini_mias,
+    npz_folders,
+    png_npz,
+)
 from shared.data.readers.common import Dataset
 from shared.data.readers.demo import provide_demo, score_ideal_observer
 from shared.run import EXCLUDED, DataError, check_choice
@@ -14,6 +24,7 @@ from shared.run import EXCLUDED, DataError, check_choice
 READERS = {
     "demo": demo.load, "cbis-ddsm": cbis_ddsm.load, "cbis-ddsm-dicom": cbis_dicom.load,
     "ddsm-tfrecord": ddsm_tfrecord.load, "png-npz": png_npz.load, "npz": npz_folders.load, "mini-mias": mini_mias.load,
+    "cmmd": cmmd.load, "inbreast": inbreast.load,
 }  # fmt: skip
 # layouts that can hold the same patients, under the same names
 FAMILIES = dict.fromkeys(("cbis-ddsm", "cbis-ddsm-dicom", "ddsm-tfrecord", "png-npz", "npz"), "DDSM")
