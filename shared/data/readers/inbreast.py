@@ -1,8 +1,9 @@
 """INbreast: DICOM mammograms, contours as property lists, and one table.
 
 On disk, at any depth: `INbreast.xls` (or the csv form, with `;`), the images as
-`AllDICOMs/<file>_<patient>_MG_<side>_<view>_ANON.dcm`, and `AllXML/<file>.xml`. The table reads `removed` where the patient should stand: the patient is the second token of
-the image's name. The table's view counts; the names write `ML` for MLO.
+`AllDICOMs/<file>_<patient>_MG_<side>_<view>_ANON.dcm`, and `AllXML/<file>.xml`. The
+table reads `removed` where the patient should stand: the patient is the second token of the image's name. The
+table's view counts; the names write `ML` for MLO.
 
 There is no biopsy. The label is the BI-RADS category that radiologists gave the image, 4 and above being positive, so
 it is no descriptor either. Source: Moreira et al. 2012, doi 10.1016/j.acra.2011.09.014 (on request, for research).
