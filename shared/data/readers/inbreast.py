@@ -40,7 +40,7 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "full") -> Dat
     if not found:
         raise DataError(f"{data_dir}: no INbreast.xls and no INbreast.csv; it lies beside AllDICOMs/ and AllXML/")
     table = sheets.read_sheet(data_dir / found[0], NEEDED, separator=";")
-    images = {Path(path).name.split("_")[0]: path for path in common.list_files(data_dir, ".dcm")}
+    images = {Path(path).stem.split("_")[0]: path for path in common.list_files(data_dir, ".dcm")}
     if not images:
         raise DataError(f"{data_dir}: no *.dcm; expected AllDICOMs/<file>_<patient>_MG_R_CC_ANON.dcm")
     is_image = table["file name"].str.fullmatch(r"\d+")
@@ -69,8 +69,8 @@ def list_images(table: pd.DataFrame, images: dict[str, str]) -> pd.DataFrame:
     """Return one manifest row an image of the table, with the reason that rules it out."""
     file, category = table["file name"], table["bi-rads"].str.lower()
     path = file.map(images)
-    name = path.fillna("").str.rsplit("/", n=1).str[-1]
-    patient = name.str.split("_").str[1].fillna("")
+    stem = path.fillna("").map(lambda path: Path(path).stem)
+    patient = stem.str.split("_").str[1].fillna("")
     readable = category.str.fullmatch("[1-6][abc]?")
     reasons = {
         "no image of this number in AllDICOMs": path.isna(),
