@@ -19,9 +19,8 @@ from numpy.random import Generator
 
 from phantoms.films import Film
 from phantoms.patients import CALC, MASS, TABLES, TEST, TRAIN, VIEWS, Lesion, Patient
-from phantoms.writing import crop, draw_films, image_id, stream, to_uint8, write_image, write_rows
+from phantoms.writing import UID_ROOT, crop, draw_films, image_id, stream, to_uint8, write_image, write_rows
 
-UID_ROOT = "1.2.826.0.1.3680043.10.543."  # not the root of any archive of mammograms
 DICOM_COLUMNS = tuple(TABLES["files"]["dicom_info"])
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 FULL, CROP, ROI = "full mammogram images", "cropped images", "ROI mask images"

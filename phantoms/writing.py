@@ -1,6 +1,7 @@
 """What several layouts need: drawn films and crops, image files, csv files, and the oracle's table."""
 
 import csv
+import hashlib
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +16,7 @@ from phantoms.films import Film, draw_film
 from phantoms.patients import MASS, TRAIN, VIEWS, Lesion, Patient
 
 ORACLE_FILE = "oracle.csv"
+UID_ROOT = "1.2.826.0.1.3680043.10.543."  # not the root of any archive of mammograms
 
 
 def stream(patient: Patient, *key: int) -> Generator:
@@ -58,6 +60,50 @@ def write_image(path: Path, image: np.ndarray, options: Sequence[int] = ()) -> N
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), image, options):
         raise OSError(f"OpenCV could not write {path.name}")
+
+
+def write_dicom(
+    path: Path, image: np.ndarray, *, bits: int, is_inverted: bool = False, is_compressed: bool = False
+) -> None:
+    """Write a float image 0 ... 1 as a DICOM file of `bits` bits in 16.
+
+    `is_inverted` stores it as MONOCHROME1, `is_compressed` as JPEG 2000 without loss, which takes `bits` = 16.
+    """
+    from PIL import Image
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import (
+        UID,
+        DigitalMammographyXRayImageStorageForPresentation,
+        ExplicitVRLittleEndian,
+        JPEG2000Lossless,
+    )
+
+    pixels = np.round(np.clip(image, 0, 1) * (2**bits - 1)).astype("<u2")
+    pixels = 2**bits - 1 - pixels if is_inverted else pixels
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = DigitalMammographyXRayImageStorageForPresentation
+    digest = hashlib.blake2b("/".join(path.parts[-2:]).encode(), digest_size=15).digest()
+    meta.MediaStorageSOPInstanceUID = UID(UID_ROOT + str(int.from_bytes(digest, "big")))
+    meta.TransferSyntaxUID = JPEG2000Lossless if is_compressed else ExplicitVRLittleEndian
+    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    attributes = {
+        "SOPClassUID": meta.MediaStorageSOPClassUID, "SOPInstanceUID": meta.MediaStorageSOPInstanceUID,
+        "Modality": "MG", "Rows": pixels.shape[0], "Columns": pixels.shape[1], "SamplesPerPixel": 1,
+        "BitsAllocated": 16, "BitsStored": bits, "HighBit": bits - 1, "PixelRepresentation": 0,
+        "PhotometricInterpretation": "MONOCHROME1" if is_inverted else "MONOCHROME2",
+        "WindowCenter": 2 ** (bits - 1), "WindowWidth": 2**bits,
+    }  # fmt: skip
+    for name, value in attributes.items():
+        setattr(dataset, name, value)
+    dataset.PixelData = pixels.tobytes()
+    if is_compressed:
+        stream_of_bytes = io.BytesIO()
+        Image.fromarray(pixels).save(stream_of_bytes, "JPEG2000", no_jp2=True, irreversible=False)
+        dataset.PixelData = encapsulate([stream_of_bytes.getvalue()])
+        dataset["PixelData"].is_undefined_length = True
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]], *, line_end: str = "\n") -> None:
