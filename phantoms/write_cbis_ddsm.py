@@ -183,5 +183,5 @@ def write_dicom(out: Path, picture: Picture, rng: Generator) -> Row:
     attributes = picture.attributes() | {"PhotometricInterpretation": "MONOCHROME1" if inverted else "MONOCHROME2"}
     if picture.role == FULL:
         attributes |= {"WindowCenter": 32768, "WindowWidth": 65536}
-    writing.write_dicom(out / "CBIS-DDSM" / picture.path, pixels, attributes)
+    writing.save_dicom(out / "CBIS-DDSM" / picture.path, pixels, attributes)
     return {}

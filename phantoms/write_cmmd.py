@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from phantoms.patients import ACQUISITIONS, Patient
-from phantoms.writing import dicom_uid, draw_films, stream, to_uint8, write_dicom
+from phantoms.writing import MAMMOGRAM, dicom_uid, draw_films, save_dicom, stream, to_uint8
 
 TABLE = "CMMD_clinicaldata_revision.xlsx"
 COLUMNS = ("ID1", "LeftRight", "Age", "number", "abnormality", "classification", "subtype")
 SUBTYPES = ("Luminal A", "Luminal B", "HER2-enriched", "triple negative")
 VIEW_CODES = {"CC": ("399162004", "cranio-caudal"), "MLO": ("399368009", "medio-lateral oblique")}  # SNOMED CT
-MAMMOGRAM = "1.2.840.10008.5.1.4.1.1.1.2"  # Digital Mammography X-Ray Image Storage - For Presentation
 
 
 def write(out: Path, plans: list[Patient], run: Callable[..., list]) -> None:
@@ -39,7 +38,7 @@ def write_patient(out: Path, patient: Patient) -> list[dict[str, Any]]:
     folder = out / f"CMMD/{name}/07-18-2010-NA-NA-{dicom_uid(patient)[-5:]}/1.000000-NA-{dicom_uid(patient, 1)[-5:]}"
     for position, (side, view, film) in enumerate(films, 1):
         attributes = describe(patient, name, side, view) | {"InstanceNumber": position}
-        write_dicom(folder / f"1-{position}.dcm", to_uint8(film.image), attributes)
+        save_dicom(folder / f"1-{position}.dcm", to_uint8(film.image), attributes)
     rows, age = [], int(rng.integers(25, 80))
     for side in patient.sides():
         lesions = [lesion for lesion in patient.lesions if lesion.side == side]

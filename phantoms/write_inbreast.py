@@ -18,8 +18,7 @@ from numpy.random import Generator
 
 from phantoms.films import Film
 from phantoms.patients import ACQUISITIONS, CALC, MM, Patient
-from phantoms.write_cmmd import MAMMOGRAM
-from phantoms.writing import dicom_uid, draw_films, stream, write_dicom
+from phantoms.writing import MAMMOGRAM, dicom_uid, draw_films, save_dicom, stream
 
 FOLDER = "INbreast Release 1.0"
 COLUMNS = ("Patient ID", "Patient age", "Laterality", "View", "Acquisition date", "File Name", "ACR", "Bi-Rads")
@@ -50,7 +49,7 @@ def write_patient(out: Path, patient: Patient) -> list[list]:
         }  # fmt: skip
         pixels = np.round(film.image * 16383).astype(np.uint16)
         short = "ML" if view == "MLO" else view
-        write_dicom(out / f"AllDICOMs/{name}_MG_{side[0]}_{short}_ANON.dcm", pixels, attributes)
+        save_dicom(out / f"AllDICOMs/{name}_MG_{side[0]}_{short}_ANON.dcm", pixels, attributes)
         regions = list_regions(rng, film, view)
         if regions:
             write_regions(out / f"AllXML/{file}.xml", regions)

@@ -17,6 +17,7 @@ from phantoms.patients import MASS, TRAIN, VIEWS, Lesion, Patient
 
 ORACLE_FILE = "oracle.csv"
 UID_ROOT = "1.2.826.0.1.3680043.10.543."  # not the root of any archive of mammograms
+MAMMOGRAM = "1.2.840.10008.5.1.4.1.1.1.2"  # Digital Mammography X-Ray Image Storage - For Presentation
 
 
 def stream(patient: Patient, *key: int) -> Generator:
@@ -68,14 +69,16 @@ def dicom_uid(patient: Patient, *words: object) -> str:
     return UID_ROOT + str(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=15).digest(), "big"))
 
 
-def write_dicom(path: Path, pixels: np.ndarray, attributes: Mapping[str, Any]) -> None:
-    """Write a plane of uint8 or uint16 as an uncompressed DICOM file.
+def save_dicom(path: Path, pixels: np.ndarray, attributes: Mapping[str, Any], *, is_compressed: bool = False) -> None:
+    """Write a plane of uint8 or uint16 as a DICOM file, `is_compressed` as JPEG 2000 without loss.
 
     `attributes` are named by their DICOM keywords, SOPClassUID and SOPInstanceUID among them; what describes the pixels
     (Rows, BitsStored, …) is filled in where they are silent.
     """
+    from PIL import Image
     from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import UID, ExplicitVRLittleEndian
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import UID, ExplicitVRLittleEndian, JPEG2000Lossless
 
     bits = 8 * pixels.itemsize
     described = {
@@ -86,13 +89,35 @@ def write_dicom(path: Path, pixels: np.ndarray, attributes: Mapping[str, Any]) -
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = UID(attributes["SOPClassUID"])
     meta.MediaStorageSOPInstanceUID = UID(attributes["SOPInstanceUID"])
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.TransferSyntaxUID = JPEG2000Lossless if is_compressed else ExplicitVRLittleEndian
     dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     for name, value in {**described, **attributes}.items():
         setattr(dataset, name, value)
     dataset.PixelData = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes() + b"\0" * (pixels.nbytes % 2)
+    if is_compressed:
+        stream_of_bytes = io.BytesIO()
+        Image.fromarray(pixels).save(stream_of_bytes, "JPEG2000", no_jp2=True, irreversible=False)
+        dataset.PixelData = encapsulate([stream_of_bytes.getvalue()])
+        dataset["PixelData"].is_undefined_length = True
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(path, enforce_file_format=True)
+
+
+def write_dicom(
+    path: Path, image: np.ndarray, *, bits: int, is_inverted: bool = False, is_compressed: bool = False
+) -> None:
+    """Write a float image 0 ... 1 as a DICOM file of `bits` bits in 16.
+
+    `is_inverted` stores it as MONOCHROME1, `is_compressed` as JPEG 2000 without loss, which takes `bits` = 16.
+    """
+    pixels = np.round(np.clip(image, 0, 1) * (2**bits - 1)).astype(np.uint16)
+    digest = hashlib.blake2b("/".join(path.parts[-2:]).encode(), digest_size=15).digest()
+    attributes = {
+        "SOPClassUID": MAMMOGRAM, "SOPInstanceUID": UID_ROOT + str(int.from_bytes(digest, "big")), "BitsStored": bits,
+        "PhotometricInterpretation": "MONOCHROME1" if is_inverted else "MONOCHROME2",
+        "WindowCenter": 2 ** (bits - 1), "WindowWidth": 2**bits,
+    }  # fmt: skip
+    save_dicom(path, 2**bits - 1 - pixels if is_inverted else pixels, attributes, is_compressed=is_compressed)
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]], *, line_end: str = "\n") -> None:

@@ -11,7 +11,7 @@ from phantoms.patients import plan_patients
 from phantoms.write_cmmd import COLUMNS, TABLE, describe, write_workbook
 from phantoms.write_inbreast import COLUMNS as INBREAST
 from phantoms.write_inbreast import write_workbook as write_xls
-from phantoms.writing import write_dicom
+from phantoms.writing import save_dicom
 from shared import data
 from shared.data.readers import cmmd, inbreast_contours
 from shared.run import DESCRIPTOR_COLUMNS, DataError, UsageError
@@ -64,7 +64,7 @@ def test_cmmd_of_the_real_size(tmp_path):
     for side, view in (("LEFT", "CC"), ("LEFT", "MLO"), ("RIGHT", "CC"), ("RIGHT", "MLO")):
         examples[side, view] = tmp_path / f"{side}{view}.dcm"
         attributes = describe(plan_patients(1)[0], "D1-0001", side, view)
-        write_dicom(examples[side, view], np.arange(64, dtype=np.uint8).reshape(8, 8), attributes)
+        save_dicom(examples[side, view], np.arange(64, dtype=np.uint8).reshape(8, 8), attributes)
     for number in range(1775):
         name = f"D{1 + number % 2}-{number:04d}"
         sides = ("LEFT", "RIGHT") if number < 97 else ("LEFT",)  # with a row; 30 have a benign and a malignant breast

@@ -24,9 +24,10 @@ from phantoms.write_cmmd import write_workbook
 from shared import data
 from shared.models.backend import tf
 from shared.run import DataError, Settings, UsageError
+from shared.run.settings import resolve_input
 from tests.data.test_readers import edit_dicom, example
 
-TASKS, INPUTS = {"png-npz": "original"}, dict.fromkeys(("cmmd", "inbreast"), "full")
+TASKS = {"png-npz": "original"}
 MEMORY = 60e6  # bytes that reading one damaged file may take
 SIDE = 299  # pixels of a DDSM tile
 MASS = "csv/mass_case_description_train_set.csv"
@@ -65,7 +66,7 @@ def tree(good, tmp_path):
 
 def attempt(layout, folder, run_dir):
     """Do what a run does with a data set: (Prepared, "") or (None, the error line)."""
-    choices = {"task": TASKS.get(layout, "malignant"), "input": INPUTS.get(layout, "crop")}
+    choices = {"task": TASKS.get(layout, "malignant"), "input": resolve_input("auto", layout)}
     asked = Settings(layout, folder, run_dir, image_size=16, n_folds=2, **choices)
     try:
         data.check_can_run(asked)
@@ -424,8 +425,8 @@ TABLE["cmmd"] = {
         (f"error: {BOOK}", {"empty": EMPTY, "halved": HALF, "binary": write(bytes(range(256)) * 9)}),
         (f"error: {BOOK}: a web page", {"web_page": HTML}),
         (f"error: {BOOK}: .*far larger", {"zip_bomb": zip_of_zeros}),
-        (f"error: {BOOK}: no column 'leftright'", {"no_column": cells(column(1, "side", 0, 1))}),
-        (f"error: {BOOK}: the column 'id1'.*twice", {"column_twice": cells(column(2, "ID1", 0, 1))}),
+        (f"error: {BOOK}: no column leftright", {"no_column": cells(column(1, "side", 0, 1))}),
+        (f"error: {BOOK}: the column id1 .*twice", {"column_twice": cells(column(2, "ID1", 0, 1))}),
         (f"error: {BOOK}: row 5: classification 'CANCER'", {"unknown_word": cells(column(5, "Cancer", 4))}),
         (f"error: {BOOK}: row 3: leftright ''", {"no_side": cells(column(1, None, 2))}),
         ("error: only one class", {"one_class": cells(column(5, "Benign"))}),
@@ -452,7 +453,7 @@ TABLE["inbreast"] = {
         (r"error: INbreast\.xls", {"empty": EMPTY, "halved": write(b"\xd0\xcf\x11\xe0" + bytes(90)),
                                    "text": write(b"Patient ID;Laterality")}),
         (r"error: INbreast\.xls: a web page", {"web_page": HTML}),
-        (r"error: INbreast\.csv: no column 'bi-rads'", {"no_column": table(column(7, "BIRADS", 0, 1))}),
+        (r"error: INbreast\.csv: no column bi-rads", {"no_column": table(column(7, "BIRADS", 0, 1))}),
         ("excluded: none of 1 to 6", {"category": table(column(7, "4d", 5, 6)), "zero": table(column(7, "0", 5, 6))}),
         ("excluded: no image of this number", {"missing": table(lambda rows: [rows[0], ["9"] * 8, *rows[1:]])}),
         ("excluded: twice", {"row_twice": table(lambda rows: [*rows[:2], *rows[1:]])}),

@@ -15,14 +15,13 @@ import numpy as np
 import pandas as pd
 
 from shared.data import decoding
-from shared.data.readers import common, sheets
+from shared.data.readers import common, tables
 from shared.data.readers.common import Dataset
-from shared.run import DataError, UsageError
+from shared.run import DataError
 
 NAME, TASKS = "cmmd", ("malignant", "subtype")
 TABLES = ("cmmd_clinicaldata_revision.xlsx", "cmmd_clinicaldata_revision.csv")
 NEEDED = ("id1", "leftright", "abnormality", "classification")  # the molecular subtype is known for cancers alone
-SIDES = {"L": "LEFT", "R": "RIGHT"}
 VIEWS = {"399162004": "CC", "399368009": "MLO", "R-10242": "CC", "R-10226": "MLO"}  # SNOMED CT; its older codes
 TYPES = {"mass": "mass", "calcification": "calcification"}  # `both`: ""
 TAGS = ["ImageLaterality", "ViewCodeSequence"]
@@ -43,8 +42,7 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "full") -> Dat
     files = common.list_files(data_dir, ".dcm")
     if not files:
         raise DataError(f"{data_dir}: no *.dcm; expected CMMD/D1-0001/<date>/<series>/1-1.dcm")
-    if input == "crop":
-        raise UsageError(f"INPUT 'crop': no lesion is marked in the layout {NAME!r}; choose INPUT full")
+    common.check_input(NAME, input)
     rows = list_images(data_dir, files, breasts, task)
     both = breasts.groupby("patient_id").label.nunique()
     on_disk = pd.MultiIndex.from_frame(rows[["patient_id", "side"]])
@@ -69,14 +67,13 @@ def read_breasts(path: Path) -> pd.DataFrame:
 
     Where a breast stands there twice it is malignant if either row is.
     """
-    table = sheets.read_sheet(path, NEEDED)
-    table = table[(table != "").any(axis=1)]
+    table = tables.read_words(path, NEEDED)
     for column, known in (("leftright", ("L", "R")), ("classification", ("BENIGN", "MALIGNANT"))):
         table[column] = table[column].str.upper()
-        for row in table.index[~table[column].isin(known)][:1]:
-            raise DataError(f"{path.name}: row {row}: {column} {table[column][row]!r} is not one of {', '.join(known)}")
+        tables.check_column(path.name, table[column], known)
     breasts = pd.DataFrame({
-        "patient_id": table.id1.str.upper(), "side": table.leftright.map(SIDES), "pathology": table.classification,
+        "patient_id": table.id1.str.upper(), "side": table.leftright.map(tables.SIDES),
+        "pathology": table.classification,
         "label": (table.classification == "MALIGNANT").astype(int),
         "abnormality_type": table.abnormality.str.lower().map(TYPES).fillna(""),
     })  # fmt: skip
@@ -88,7 +85,7 @@ def read_header(path: Path) -> tuple[str, str, str]:
     try:
         header = decoding.open_dicom(path, stop_before_pixels=True, specific_tags=TAGS)
         codes = header.get("ViewCodeSequence") or [{}]
-        side = SIDES.get(str(header.get("ImageLaterality", "")), "")
+        side = tables.SIDES.get(str(header.get("ImageLaterality", "")), "")
         return side, VIEWS.get(str(codes[0].get("CodeValue", "")), ""), ""
     except DataError as error:
         return "", "", str(error)

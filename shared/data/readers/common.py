@@ -66,6 +66,12 @@ def check_task(name: str, task: str, tasks: tuple[str, ...]) -> None:
         raise UsageError(f"TASK {task!r}: the layout {name!r} has no such labels; choose {' or '.join(tasks)}")
 
 
+def check_input(name: str, input: str) -> None:
+    """Raise UsageError where crops are asked of the layout `name`, which says nothing of where lesions lie."""
+    if input != "full":
+        raise UsageError(f"INPUT {input!r}: the layout {name!r} has whole mammograms alone; choose INPUT full")
+
+
 def image_reader(data_dir: Path) -> Callable[..., np.ndarray]:
     """Return a function (image_path, min_side=None) → grey plane, where an image is a file below `data_dir`."""
     return lambda path, min_side=None: decoding.read_grey(decoding.inside(data_dir, path), min_side=min_side)

@@ -19,13 +19,13 @@ import numpy as np
 import pandas as pd
 
 from shared.data import decoding
-from shared.data.readers import common, inbreast_contours, sheets
+from shared.data.readers import common, inbreast_contours, tables
 from shared.data.readers.common import Dataset
 from shared.run import DataError
 
 NAME, TASKS = "inbreast", ("malignant",)
-NEEDED = ("laterality", "view", "file name", "acr", "bi-rads")
-SIDES, VIEWS = {"L": "LEFT", "R": "RIGHT"}, ("CC", "MLO")
+NEEDED = ("laterality", "view", "file_name", "acr", "bi-rads")
+VIEWS = ("CC", "MLO")
 
 
 def load(data_dir: Path, *, task: str = "malignant", input: str = "full") -> Dataset:
@@ -39,11 +39,11 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "full") -> Dat
     found = common.list_files(data_dir, "inbreast.xls", "inbreast.xlsx") or common.list_files(data_dir, "inbreast.csv")
     if not found:
         raise DataError(f"{data_dir}: no INbreast.xls and no INbreast.csv; it lies beside AllDICOMs/ and AllXML/")
-    table = sheets.read_sheet(data_dir / found[0], NEEDED, separator=";")
+    table = tables.read_words(data_dir / found[0], NEEDED, separator=";")
     images = {Path(path).stem.split("_")[0]: path for path in common.list_files(data_dir, ".dcm")}
     if not images:
         raise DataError(f"{data_dir}: no *.dcm; expected AllDICOMs/<file>_<patient>_MG_R_CC_ANON.dcm")
-    is_image = table["file name"].str.fullmatch(r"\d+")
+    is_image = table.file_name.str.fullmatch(r"\d+")
     rows = list_images(table[is_image], images)
     contours = {Path(path).stem: path for path in common.list_files(data_dir, ".xml")}
     rows = add_contours(data_dir, rows, contours, input)
@@ -52,7 +52,7 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "full") -> Dat
         notes.append(f"{(~is_image).sum()} rows of the table, e.g. at its foot, name no image: left out.")
     other = table[is_image & ~table["view"].isin(VIEWS)]
     if len(other):
-        names = ", ".join(f"{row[0]} ({row[1]})" for row in other[["file name", "view"]].head().itertuples(index=False))
+        names = ", ".join(f"{row[0]} ({row[1]})" for row in other[["file_name", "view"]].head().itertuples(index=False))
         notes.append(f"Neither CC nor MLO, so that the view is left empty: {names}.")
     if input == "crop":
         notes.append("A crop has the label of its whole image; which lesions of two views are one is not known.")
@@ -67,7 +67,7 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "full") -> Dat
 
 def list_images(table: pd.DataFrame, images: dict[str, str]) -> pd.DataFrame:
     """Return one manifest row an image of the table, with the reason that rules it out."""
-    file, category = table["file name"], table["bi-rads"].str.lower()
+    file, category = table.file_name, table["bi-rads"].str.lower()
     path = file.map(images)
     stem = path.fillna("").map(lambda path: Path(path).stem)
     patient = stem.str.split("_").str[1].fillna("")
@@ -79,7 +79,8 @@ def list_images(table: pd.DataFrame, images: dict[str, str]) -> pd.DataFrame:
     }
     return pd.DataFrame({
         "image_id": file, "file": file, "patient_id": patient.where(patient != "", file),
-        "side": table.laterality.str.upper().map(SIDES), "view": table["view"].where(table["view"].isin(VIEWS), ""),
+        "side": table.laterality.str.upper().map(tables.SIDES),
+        "view": table["view"].where(table["view"].isin(VIEWS), ""),
         "pathology": "BI-RADS " + category, "label": (readable & (category >= "4")).astype(int),
         "image_path": path.fillna(file + ".dcm"), "breast_density": table.acr,
         "exclusion_reason": np.select(list(reasons.values()), list(reasons), ""),
