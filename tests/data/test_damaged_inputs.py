@@ -24,7 +24,6 @@ from phantoms.write_cmmd import write_workbook
 from shared import data
 from shared.models.backend import tf
 from shared.run import DataError, Settings, UsageError
-from shared.run.settings import resolve_input
 from tests.data.test_readers import edit_dicom, example
 
 TASKS = {"png-npz": "original"}
@@ -66,8 +65,7 @@ def tree(good, tmp_path):
 
 def attempt(layout, folder, run_dir):
     """Do what a run does with a data set: (Prepared, "") or (None, the error line)."""
-    choices = {"task": TASKS.get(layout, "malignant"), "input": resolve_input("auto", layout)}
-    asked = Settings(layout, folder, run_dir, image_size=16, n_folds=2, **choices)
+    asked = Settings(layout, folder, run_dir, image_size=16, n_folds=2, task=TASKS.get(layout, "malignant"))
     try:
         data.check_can_run(asked)
         prepared, line = data.prepare(asked), ""
@@ -147,7 +145,7 @@ def link_out(path, outside):
 
 
 def save(path, array, **values):  # in the file's own format
-    if path.suffix == ".dcm":
+    if path.suffix in (".dcm", ".dicom"):
         edit_dicom(path, array, **values)
     elif path.suffix == ".npz":
         np.savez(path, array)
@@ -180,7 +178,7 @@ def huge_header(path, outside, side=30_000):
     png = write(b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IEND\xaeB`\x82")
     pgm = write(b"P5 %d %d 255\n" % (side, side) + b"\1" * 100)
     dcm, npz = noise(24, 20, Rows=side, Columns=side), zipped(bytes(100), (side, side))
-    {".dcm": dcm, ".npz": npz, ".pgm": pgm}.get(path.suffix, png)(path, outside)
+    {".dcm": dcm, ".dicom": dcm, ".npz": npz, ".pgm": pgm}.get(path.suffix, png)(path, outside)
 
 
 def deflated_bomb(path, outside):
@@ -408,9 +406,39 @@ TABLE = {
         ],
     },
 }  # fmt: skip
+TABLE["vindr-mammo"] = {
+    "IMAGE": PICTURES[:5],
+    "breast-level_annotations.csv": [
+        ("error: breast-level_annotations.*not a UTF-8 csv", {"empty": EMPTY, "utf16": recode("utf-16")}),
+        ("error: breast-level_annotations.*no column", {"no_column": edit(b"breast_birads", b"birads"), "page": HTML}),
+        (r"error: breast-level_annotations.*row \d+: breast_birads 'BI-RADS 9'", {"word": edit(b"RADS 4", b"RADS 9")}),
+        ("error: breast-level_annotations.*row 2: no study_id", {"no_study": edit(rb"\n\w{32},", b"\n,")}),
+        ("error: no breast-level_annotations.csv", {"missing": REMOVED}),
+        ("error: only one class", {"one_class": edit(b"BI-RADS [45]", b"BI-RADS 3", 0)}),
+        ("runs", {"path": edit(rb"\n\w{32},", b"\n../../etc,")}),
+    ],
+    "finding_annotations.csv": [
+        ("error: finding_annotations.*no column", {"page": HTML, "no_box": edit(b"xmin", b"left")}),
+        ("usable", {"words": edit(rb"\d+\.\d+,\d+\.\d+,", b"a,inf,"), "missing": REMOVED}),
+    ],
+    "": [("error: none of the 80 rows of breast", {"no_image": each("images/*/*", REMOVED)})],
+}
+TABLE["rsna-2023"] = {
+    "IMAGE": [*PICTURES, ("excluded: compressed", {"bomb": deflated_bomb})],
+    "train.csv": [
+        (r"error: train\.csv.*not a UTF-8 csv", {"empty": EMPTY, "utf16": recode("utf-16")}),
+        (r"error: train\.csv.*no column", {"no_column": edit(b"cancer", b"label"), "page": HTML}),
+        (r"error: train\.csv.*row \d+: cancer 'x'", {"word": edit(rb"(,CC,\d*),[01],", rb"\1,x,")}),
+        (r"error: train\.csv.*row 2: no patient_id", {"no_patient": edit(rb"\n(\d),\d+,", rb"\n\1,,")}),
+        ("excluded: stands twice", {"row_twice": write(lambda old: old + old.split(b"\n")[1] + b"\n")}),
+        ("runs", {"path": edit(rb"\n(\d),\d+,", rb"\n\1,../../etc,"), "view": edit(b",CC,", b",,")}),
+        ("error: none of the .* rows of train.csv", {"header_only": edit(rb"(?s)\n.*", b"\n")}),
+    ],
+    "": [("error: none of the .* rows of train.csv", {"no_image": each("train_images/*/*", REMOVED)})],
+}
 DICOM = [
     (
-        "excluded: not a readable|an empty file",
+        "excluded: not a readable|an empty file|no decoder",
         {"halved": HALF, "empty": EMPTY, "web_page": HTML, "compressed": compressed},
     ),
     ("excluded: 60 frames", {"frames": noise(24, 20, NumberOfFrames=60)}),
