@@ -18,7 +18,16 @@ import cv2
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from phantoms import write_cbis_ddsm, write_ddsm_tfrecord, write_mini_mias, write_npz
+from phantoms import (
+    write_cbis_ddsm,
+    write_cmmd,
+    write_ddsm_tfrecord,
+    write_inbreast,
+    write_mini_mias,
+    write_npz,
+    write_rsna,
+    write_vindr,
+)
 from phantoms.patients import ACQUISITIONS, FAULTS, Difficulty, Patient, plan_patients
 from phantoms.writing import ORACLE_FILE, oracle_rows, write_rows
 
@@ -29,6 +38,10 @@ WRITERS: dict[str, Callable] = {
     "png-npz": write_npz.write_pairs,
     "npz": write_npz.write_class_folders,
     "mini-mias": write_mini_mias.write,
+    "vindr-mammo": write_vindr.write,
+    "rsna-2023": write_rsna.write,
+    "cmmd": write_cmmd.write,
+    "inbreast": write_inbreast.write,
 }
 LAYOUTS = tuple(WRITERS)
 DEFAULT_PATIENTS = {"cbis-ddsm": 480, "png-npz": 240, "npz": 240}  # 40 elsewhere

@@ -5,7 +5,6 @@ mask that only their content or size tells apart, masks in series of their own, 
 that is missing.
 """
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,11 +16,11 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
+from phantoms import writing
 from phantoms.films import Film
 from phantoms.patients import CALC, MASS, TABLES, TEST, TRAIN, VIEWS, Lesion, Patient
 from phantoms.writing import crop, draw_films, image_id, stream, to_uint8, write_image, write_rows
 
-UID_ROOT = "1.2.826.0.1.3680043.10.543."  # not the root of any archive of mammograms
 DICOM_COLUMNS = tuple(TABLES["files"]["dicom_info"])
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 FULL, CROP, ROI = "full mammogram images", "cropped images", "ROI mask images"
@@ -47,9 +46,7 @@ class Picture:
 
     def uid(self, *key: str) -> str:
         """Return a DICOM UID that depends on the patient, the series and `key` alone; at most 64 characters."""
-        words = "/".join(map(str, (*self.patient.seed, key[0], *self.series, *key[1:])))
-        digest = hashlib.blake2b(words.encode(), digest_size=15).digest()
-        return UID_ROOT + str(int.from_bytes(digest, "big"))
+        return writing.dicom_uid(self.patient, key[0], *self.series, *key[1:])
 
     @property
     def path(self) -> str:
@@ -179,25 +176,12 @@ def write_jpeg(out: Path, picture: Picture, rng: Generator) -> Row:
 
 def write_dicom(out: Path, picture: Picture, rng: Generator) -> Row:
     """Write one image of the archive's tree; some full images are MONOCHROME1. Needs no row in a table: returns {}."""
-    from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import UID, ExplicitVRLittleEndian
-
     deep, inverted = picture.role != ROI, picture.role == FULL and rng.random() < 0.3
-    pixels = np.round(picture.image * (65535 if deep else 255)).astype("<u2" if deep else np.uint8)
+    pixels = np.round(picture.image * (65535 if deep else 255)).astype(np.uint16 if deep else np.uint8)
     if inverted:
         pixels = 65535 - pixels
     attributes = picture.attributes() | {"PhotometricInterpretation": "MONOCHROME1" if inverted else "MONOCHROME2"}
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = UID(SECONDARY_CAPTURE)
-    meta.MediaStorageSOPInstanceUID = UID(attributes["SOPInstanceUID"])
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    target = out / "CBIS-DDSM" / picture.path
-    dataset = FileDataset(str(target), {}, file_meta=meta, preamble=b"\0" * 128)
-    for name, value in attributes.items():
-        setattr(dataset, name, value)
     if picture.role == FULL:
-        dataset.WindowCenter, dataset.WindowWidth = 32768, 65536
-    dataset.PixelData = pixels.tobytes() + b"\0" * (pixels.nbytes % 2)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    dataset.save_as(target, enforce_file_format=True)
+        attributes |= {"WindowCenter": 32768, "WindowWidth": 65536}
+    writing.save_dicom(out / "CBIS-DDSM" / picture.path, pixels, attributes)
     return {}

@@ -1,9 +1,10 @@
 """What several layouts need: drawn films and crops, image files, csv files, and the oracle's table."""
 
 import csv
+import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from phantoms.films import Film, draw_film
 from phantoms.patients import MASS, TRAIN, VIEWS, Lesion, Patient
 
 ORACLE_FILE = "oracle.csv"
+UID_ROOT = "1.2.826.0.1.3680043.10.543."  # not the root of any archive of mammograms
+MAMMOGRAM = "1.2.840.10008.5.1.4.1.1.1.2"  # Digital Mammography X-Ray Image Storage - For Presentation
 
 
 def stream(patient: Patient, *key: int) -> Generator:
@@ -58,6 +61,63 @@ def write_image(path: Path, image: np.ndarray, options: Sequence[int] = ()) -> N
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), image, options):
         raise OSError(f"OpenCV could not write {path.name}")
+
+
+def dicom_uid(patient: Patient, *words: object) -> str:
+    """Return a DICOM UID that depends on the patient and on `words` alone; at most 64 characters."""
+    text = "/".join(map(str, (*patient.seed, *words)))
+    return UID_ROOT + str(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=15).digest(), "big"))
+
+
+def save_dicom(path: Path, pixels: np.ndarray, attributes: Mapping[str, Any], *, is_compressed: bool = False) -> None:
+    """Write a plane of uint8 or uint16 as a DICOM file, `is_compressed` as JPEG 2000 without loss.
+
+    `attributes` are named by their DICOM keywords, SOPClassUID and SOPInstanceUID among them; what describes the pixels
+    (Rows, BitsStored, …) is filled in where they are silent.
+    """
+    from PIL import Image
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import UID, ExplicitVRLittleEndian, JPEG2000Lossless
+
+    bits = 8 * pixels.itemsize
+    described = {
+        "Rows": pixels.shape[0], "Columns": pixels.shape[1], "SamplesPerPixel": 1, "PixelRepresentation": 0,
+        "BitsAllocated": bits, "BitsStored": bits, "HighBit": attributes.get("BitsStored", bits) - 1,
+        "PhotometricInterpretation": "MONOCHROME2", "Modality": "MG",
+    }  # fmt: skip
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = UID(attributes["SOPClassUID"])
+    meta.MediaStorageSOPInstanceUID = UID(attributes["SOPInstanceUID"])
+    meta.TransferSyntaxUID = JPEG2000Lossless if is_compressed else ExplicitVRLittleEndian
+    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    for name, value in {**described, **attributes}.items():
+        setattr(dataset, name, value)
+    dataset.PixelData = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes() + b"\0" * (pixels.nbytes % 2)
+    if is_compressed:
+        stream_of_bytes = io.BytesIO()
+        Image.fromarray(pixels).save(stream_of_bytes, "JPEG2000", no_jp2=True, irreversible=False)
+        dataset.PixelData = encapsulate([stream_of_bytes.getvalue()])
+        dataset["PixelData"].is_undefined_length = True
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+
+
+def write_dicom(
+    path: Path, image: np.ndarray, *, bits: int, is_inverted: bool = False, is_compressed: bool = False
+) -> None:
+    """Write a float image 0 ... 1 as a DICOM file of `bits` bits in 16.
+
+    `is_inverted` stores it as MONOCHROME1, `is_compressed` as JPEG 2000 without loss, which takes `bits` = 16.
+    """
+    pixels = np.round(np.clip(image, 0, 1) * (2**bits - 1)).astype(np.uint16)
+    digest = hashlib.blake2b("/".join(path.parts[-2:]).encode(), digest_size=15).digest()
+    attributes = {
+        "SOPClassUID": MAMMOGRAM, "SOPInstanceUID": UID_ROOT + str(int.from_bytes(digest, "big")), "BitsStored": bits,
+        "PhotometricInterpretation": "MONOCHROME1" if is_inverted else "MONOCHROME2",
+        "WindowCenter": 2 ** (bits - 1), "WindowWidth": 2**bits,
+    }  # fmt: skip
+    save_dicom(path, 2**bits - 1 - pixels if is_inverted else pixels, attributes, is_compressed=is_compressed)
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]], *, line_end: str = "\n") -> None:

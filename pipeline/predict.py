@@ -14,7 +14,7 @@ from shared.data import ImageSteps, prepare_image, read_grey
 from shared.run import DataError, UsageError, check_out, full_path, list_tree, read_json, refuse_damage, write_csv
 from shared.run.settings import LIMITS
 
-SUFFIXES = (".dcm", ".png", ".jpg", ".jpeg", ".pgm", ".tif", ".tiff", ".bmp", ".npz", ".npy")
+SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".pgm", ".tif", ".tiff", ".bmp", ".npz", ".npy")
 COLUMNS = ("image", "score", "threshold", "prediction", "problem")
 BATCH, MAX_SIDE = 32, LIMITS["image_size"][1]
 

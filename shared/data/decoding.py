@@ -19,6 +19,7 @@ from shared.run import DataError, refuse_damage
 MAX_PIXELS = 64_000_000  # more than any mammogram; what is larger is refused before it is decoded
 MAX_BYTES = 8 * MAX_PIXELS  # of one array, and of one file
 READERS = min(4, os.cpu_count() or 1)  # images that threads work on together: the memory that they take is bounded
+DICOM = (".dcm", ".dicom")
 FORMATS = ("JPEG", "PNG", "TIFF", "PPM", "BMP")  # that Pillow may take a file for, whatever its name says
 REDUCED = {
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
@@ -42,9 +43,9 @@ def inside(data_dir: Path, relative: str) -> Path:
 def read_grey(path: Path | str, *, min_side: int | None = None) -> np.ndarray:
     """Read an image file of any supported type as one grey plane.
 
-    It is JPEG, PNG, TIFF, PGM or BMP; DICOM (`.dcm`); NumPy (`.npy`, `.npz` with one array). With `min_side`, pixels, a
-    JPEG may be decoded at 1/2, 1/4 or 1/8 of its size (the discrete cosine transform does it, antialiased) as long as
-    its shorter side keeps at least this length.
+    It is JPEG, PNG, TIFF, PGM or BMP; DICOM (`.dcm`, `.dicom`); NumPy (`.npy`, `.npz` with one array). With `min_side`,
+    pixels, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size (the discrete cosine transform does it, antialiased) as
+    long as its shorter side keeps at least this length.
     Returns uint8, uint16 or floating-point (H, W), as stored.
     Raises DataError: names the file and what is wrong with it.
     """
@@ -58,8 +59,8 @@ def read_grey(path: Path | str, *, min_side: int | None = None) -> np.ndarray:
         raise DataError(f"{path.name}: " + ("no such file" if size < 0 else "an empty file; fetch it again"))
     if size > MAX_BYTES:
         raise DataError(f"{path.name}: a file of {size / 1e6:,.0f} MB, far larger than a mammogram")
-    if path.suffix.lower() in (".dcm", ".npz", ".npy"):
-        return (read_dicom if path.suffix.lower() == ".dcm" else read_array)(path)
+    if path.suffix.lower() in (*DICOM, ".npz", ".npy"):
+        return (read_dicom if path.suffix.lower() in DICOM else read_array)(path)
     kind, height, width = read_header(path)
     check_whole(path, kind)
     needed = min_side if kind == "JPEG" and min_side else max(height, width)
@@ -76,7 +77,7 @@ def read_grey(path: Path | str, *, min_side: int | None = None) -> np.ndarray:
 def read_header(path: Path) -> tuple[str, int, int]:
     """Return (kind, height, width) of an image or DICOM file without decoding it; raises DataError."""
     try:
-        if path.suffix.lower() == ".dcm":
+        if path.suffix.lower() in DICOM:
             header = open_dicom(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
             return "DICOM", int(header.Rows), int(header.Columns)
         with warnings.catch_warnings():
@@ -172,10 +173,24 @@ def open_dicom(path: Path, **options: Any) -> Any:
         return pydicom.dcmread(path, **options)
 
 
+def check_decoder(path: Path, dataset: Any) -> None:
+    """Raise DataError where the pixels of an open DICOM data set are compressed and no package here can decode them."""
+    from pydicom.pixels import get_decoder
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    try:
+        is_available = get_decoder(syntax).is_available
+    except NotImplementedError:
+        is_available = False
+    if not is_available:
+        way_out = "install pylibjpeg with pylibjpeg-openjpeg (JPEG 2000) or pylibjpeg-libjpeg (other JPEG)"
+        raise DataError(f"{path.name}: no decoder for {syntax.name}; {way_out}")
+
+
 def read_dicom(path: Path) -> np.ndarray:
     """Read a DICOM image: modality and VOI transforms applied, MONOCHROME1 inverted (pydicom; DICOM PS3.3 C.11).
 
-    Brighter is denser. Raises DataError where there is not one plane of pixels.
+    Brighter is denser; 9 to 16 bits fill the scale of uint16. Raises DataError where there is not one plane of pixels.
     """
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
@@ -187,7 +202,12 @@ def read_dicom(path: Path) -> np.ndarray:
         frames = int(dataset.get("NumberOfFrames") or 1)
         if frames != 1:
             raise DataError(f"{path.name}: {frames} frames; export the mammogram, not the tomosynthesis")
+        check_decoder(path, dataset)
         image = as_grey(apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset), path.name)
+        lookup = dataset.get("VOILUTSequence")
+        bits = int(lookup[0].LUTDescriptor[2]) if lookup else int(dataset.BitsStored)
     if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
         image = (image.max() + image.min()) - image
+    if 8 < bits <= 16 and image.min() >= 0 and image.max() < 2**bits:
+        image = np.rint(image * np.float32(65535 / (2**bits - 1))).astype(np.uint16)
     return image

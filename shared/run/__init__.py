@@ -18,4 +18,13 @@ from shared.run.names import (
     check_choice,
 )
 from shared.run.places import check_out, check_run_dir, claim_run_dir, is_run, list_tree, nearest_folder
-from shared.run.settings import CHOICES, PROFILES, Settings, full_path, project_root, resolve_run_dir, resolve_settings
+from shared.run.settings import (
+    CHOICES,
+    PROFILES,
+    Settings,
+    full_path,
+    project_root,
+    resolve_input,
+    resolve_run_dir,
+    resolve_settings,
+)

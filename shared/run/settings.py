@@ -20,11 +20,13 @@ LIMITS = {  # smallest and largest value; too small an image leaves nothing behi
     "learning_rate": (1e-12, 10.0), "n_folds": (2, 100), "seed": (0, 2**31 - 1),
 }  # fmt: skip
 CHOICES = {
-    "task": ("malignant", "abnormal", "original", "subtype"),
-    "input": ("crop", "full"),
+    "task": ("malignant", "abnormal", "original", "subtype", "birads-5"),
+    "input": ("auto", "crop", "full"),
     "window": ("percentile", "zscore", "minmax", "none"),
     "strategy": ("auto", "none", "mirrored"),
 }
+
+WHOLE_IMAGES = ("vindr-mammo", "rsna-2023", "cmmd", "inbreast")  # layouts whose INPUT "auto" is full; else crop
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Settings:
     seeds: tuple[int, ...] = (0, 1)
     seed: int = 0
     task: str = "malignant"  # this and the next two, and `strategy`: see `CHOICES`
-    input: str = "crop"
+    input: str = "auto"  # `resolve_settings` makes it crop or full
     window: str = "percentile"
     keep_aspect: bool = True
     breast_crop: bool = False
@@ -106,12 +108,20 @@ def resolve_settings(parameters: Mapping[str, Any]) -> Settings:
     given["seeds"] = tuple(given["seeds"])
     for name, choices in CHOICES.items():
         check_choice(name.upper(), given.get(name, getattr(Settings, name)), choices)
+    given["input"] = resolve_input(given.get("input", "auto"), given.get("dataset", "demo"))
     given["run_dir"] = resolve_run_dir(given.get("run_dir") or f"runs/{given.get('dataset', 'demo')}")
     given["data_dir"] = full_path(given["data_dir"], "DATA_DIR") if given.get("data_dir") else None
     settings = replace(Settings(), **given)
     if settings.data_dir is None and settings.dataset != "demo":
         raise UsageError(f"DATASET {settings.dataset!r} needs DATA_DIR, the folder that holds it")
     return settings
+
+
+def resolve_input(value: str, dataset: str) -> str:
+    """Return crop or full; "auto" is what the layout `dataset` is made of."""
+    if value != "auto":
+        return value
+    return "full" if dataset in WHOLE_IMAGES else "crop"
 
 
 def check_numbers(given: dict[str, Any]) -> None:

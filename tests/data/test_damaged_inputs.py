@@ -14,10 +14,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import openpyxl
 import pydicom
 import pytest
+import xlrd
 
 from phantoms import LAYOUTS, write_demo_data
+from phantoms.write_cmmd import write_workbook
 from shared import data
 from shared.models.backend import tf
 from shared.run import DataError, Settings, UsageError
@@ -142,7 +145,7 @@ def link_out(path, outside):
 
 
 def save(path, array, **values):  # in the file's own format
-    if path.suffix == ".dcm":
+    if path.suffix in (".dcm", ".dicom"):
         edit_dicom(path, array, **values)
     elif path.suffix == ".npz":
         np.savez(path, array)
@@ -175,7 +178,7 @@ def huge_header(path, outside, side=30_000):
     png = write(b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IEND\xaeB`\x82")
     pgm = write(b"P5 %d %d 255\n" % (side, side) + b"\1" * 100)
     dcm, npz = noise(24, 20, Rows=side, Columns=side), zipped(bytes(100), (side, side))
-    {".dcm": dcm, ".npz": npz, ".pgm": pgm}.get(path.suffix, png)(path, outside)
+    {".dcm": dcm, ".dicom": dcm, ".npz": npz, ".pgm": pgm}.get(path.suffix, png)(path, outside)
 
 
 def deflated_bomb(path, outside):
@@ -201,6 +204,47 @@ def record(message=None, **values):
 
 def array(change):
     return lambda path, outside: np.save(path, change(np.load(path)))
+
+
+def cells(change):  # of the workbook of CMMD: a function of its rows
+    def damage(path, outside):
+        rows = [list(row) for row in openpyxl.load_workbook(path).active.iter_rows(values_only=True)]
+        path.unlink()
+        write_workbook(path, change(rows))
+
+    return damage
+
+
+def column(number, new, start=1, stop=None):  # of the rows from one to another
+    def change(rows):
+        return [[*row[:number], new, *row[number + 1 :]] for row in rows]
+
+    return lambda rows: rows[:start] + change(rows[start:stop]) + (rows[stop:] if stop else [])
+
+
+def zip_of_zeros(path, outside):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/workbook.xml", bytes(200_000_000))
+
+
+def to_csv(old):  # what an .xls of INbreast says, with `;`
+    sheet = xlrd.open_workbook(file_contents=old, logfile=io.StringIO()).sheet_by_index(0)
+    return [[str(cell).removesuffix(".0") for cell in sheet.row_values(row)] for row in range(sheet.nrows)]
+
+
+def table(change):  # a csv file instead of the .xls
+    def damage(path, outside):
+        path.with_suffix(".csv").write_text("\n".join(map(";".join, change(to_csv(path.read_bytes())))))
+        path.unlink()
+
+    return damage
+
+
+def compressed(path, outside):  # a video of one picture: nothing decodes that
+    file = pydicom.dcmread(path)
+    file.file_meta.TransferSyntaxUID = pydicom.uid.MPEG2MPML
+    file.PixelData = pydicom.encaps.encapsulate([bytes(100)])
+    file.save_as(path)
 
 
 def not_utf8(folder, outside):
@@ -361,6 +405,96 @@ TABLE = {
             ("usable", {"link_out": link_out}),
         ],
     },
+}  # fmt: skip
+TABLE["vindr-mammo"] = {
+    "IMAGE": PICTURES[:5],
+    "breast-level_annotations.csv": [
+        ("error: breast-level_annotations.*not a UTF-8 csv", {"empty": EMPTY, "utf16": recode("utf-16")}),
+        ("error: breast-level_annotations.*no column", {"no_column": edit(b"breast_birads", b"birads"), "page": HTML}),
+        (r"error: breast-level_annotations.*row \d+: breast_birads 'BI-RADS 9'", {"word": edit(b"RADS 4", b"RADS 9")}),
+        ("error: breast-level_annotations.*row 2: no study_id", {"no_study": edit(rb"\n\w{32},", b"\n,")}),
+        ("error: no breast-level_annotations.csv", {"missing": REMOVED}),
+        ("error: only one class", {"one_class": edit(b"BI-RADS [45]", b"BI-RADS 3", 0)}),
+        ("runs", {"path": edit(rb"\n\w{32},", b"\n../../etc,")}),
+    ],
+    "finding_annotations.csv": [
+        ("error: finding_annotations.*no column", {"page": HTML, "no_box": edit(b"xmin", b"left")}),
+        ("usable", {"words": edit(rb"\d+\.\d+,\d+\.\d+,", b"a,inf,"), "missing": REMOVED}),
+    ],
+    "": [("error: none of the 80 rows of breast", {"no_image": each("images/*/*", REMOVED)})],
+}
+TABLE["rsna-2023"] = {
+    "IMAGE": [*PICTURES, ("excluded: compressed", {"bomb": deflated_bomb})],
+    "train.csv": [
+        (r"error: train\.csv.*not a UTF-8 csv", {"empty": EMPTY, "utf16": recode("utf-16")}),
+        (r"error: train\.csv.*no column", {"no_column": edit(b"cancer", b"label"), "page": HTML}),
+        (r"error: train\.csv.*row \d+: cancer 'x'", {"word": edit(rb"(,CC,\d*),[01],", rb"\1,x,")}),
+        (r"error: train\.csv.*row 2: no patient_id", {"no_patient": edit(rb"\n(\d),\d+,", rb"\n\1,,")}),
+        ("excluded: stands twice", {"row_twice": write(lambda old: old + old.split(b"\n")[1] + b"\n")}),
+        ("runs", {"path": edit(rb"\n(\d),\d+,", rb"\n\1,../../etc,"), "view": edit(b",CC,", b",,")}),
+        ("error: none of the .* rows of train.csv", {"header_only": edit(rb"(?s)\n.*", b"\n")}),
+    ],
+    "": [("error: none of the .* rows of train.csv", {"no_image": each("train_images/*/*", REMOVED)})],
+}
+DICOM = [
+    (
+        "excluded: not a readable|an empty file|no decoder",
+        {"halved": HALF, "empty": EMPTY, "web_page": HTML, "compressed": compressed},
+    ),
+    ("excluded: 60 frames", {"frames": noise(24, 20, NumberOfFrames=60)}),
+    *PICTURES[3:6],
+    ("usable", {"link_out": link_out}),
+]
+BOOK = "CMMD_clinicaldata_revision.xlsx"
+TABLE["cmmd"] = {
+    "IMAGE": [*DICOM, ("excluded: names no side", {"side": noise(24, 20, ImageLaterality=None)}),
+              ("runs", {"view": noise(24, 20, ViewCodeSequence=None)})],
+    BOOK: [
+        (f"error: {BOOK}", {"empty": EMPTY, "halved": HALF, "binary": write(bytes(range(256)) * 9)}),
+        (f"error: {BOOK}: a web page", {"web_page": HTML}),
+        (f"error: {BOOK}: .*far larger", {"zip_bomb": zip_of_zeros}),
+        (f"error: {BOOK}: no column leftright", {"no_column": cells(column(1, "side", 0, 1))}),
+        (f"error: {BOOK}: the column id1 .*twice", {"column_twice": cells(column(2, "ID1", 0, 1))}),
+        (f"error: {BOOK}: row 5: classification 'CANCER'", {"unknown_word": cells(column(5, "Cancer", 4))}),
+        (f"error: {BOOK}: row 3: leftright ''", {"no_side": cells(column(1, None, 2))}),
+        ("error: only one class", {"one_class": cells(column(5, "Benign"))}),
+        ("error: none of its .* can be used",
+         {"header_only": cells(lambda rows: rows[:1]), "path": cells(column(0, "../../etc"))}),
+        ("excluded: has no label", {"row_gone": cells(lambda rows: rows[:1] + rows[2:])}),
+        ("usable", {"row_twice": cells(lambda rows: [*rows, rows[1]]), "blank": cells(lambda rows: [*rows, [None] * 7]),
+                    "lower": cells(lambda rows: [rows[0], *([str(cell).lower() for cell in row] for row in rows[1:])]),
+                    "no_subtype": cells(lambda rows: [row[:6] for row in rows])}),
+    ],
+    "": [
+        (r"error: no \*\.dcm", {"no_image": each("CMMD/**/*.dcm", REMOVED)}),
+        ("error: none of its .* can be used", {"no_readable": each("CMMD/**/*.dcm", write(b"x"))}),
+        ("excluded: names no patient", {"folder": place("CMMD/D1-0001", "CMMD/patient1", os.rename)}),
+    ],
+}  # fmt: skip
+XLS = "INbreast Release 1.0/INbreast.xls"
+TABLE["inbreast"] = {
+    "IMAGE": DICOM,
+    "MASK": [("mask: contours that cannot be read", {"halved": HALF, "empty": EMPTY, "web_page": HTML,
+                                                     "no_pairs": edit(rb"\(\d+\.\d+, ", b"(")}),
+             ("usable", {"outside": edit(rb"\(\d", b"(999999", 0), "negative": edit(rb"\(\d", b"(-9", 0)})],
+    XLS: [
+        (r"error: INbreast\.xls", {"empty": EMPTY, "halved": write(b"\xd0\xcf\x11\xe0" + bytes(90)),
+                                   "text": write(b"Patient ID;Laterality")}),
+        (r"error: INbreast\.xls: a web page", {"web_page": HTML}),
+        (r"error: INbreast\.csv: no column bi-rads", {"no_column": table(column(7, "BIRADS", 0, 1))}),
+        ("excluded: none of 1 to 6", {"category": table(column(7, "4d", 5, 6)), "zero": table(column(7, "0", 5, 6))}),
+        ("excluded: no image of this number", {"missing": table(lambda rows: [rows[0], ["9"] * 8, *rows[1:]])}),
+        ("excluded: twice", {"row_twice": table(lambda rows: [*rows[:2], *rows[1:]])}),
+        ("error: only one class", {"one_class": table(column(7, "2"))}),
+        ("usable", {"csv": table(lambda rows: rows), "path": table(lambda rows: [*rows, ["../../etc"] * 8])}),
+    ],
+    "": [
+        (r"error: no \*\.dcm", {"no_image": each("**/*.dcm", REMOVED)}),
+        ("error: no INbreast.xls", {"no_table": each("**/*.xls", REMOVED)}),
+        ("usable", {"no_contours": each("**/*.xml", REMOVED)}),
+        ("excluded: does not tell the patient",
+         {"name": each("**/20586908_*.dcm", lambda path, out: path.rename(path.with_name("20586908.dcm")))}),
+    ],
 }  # fmt: skip
 CASES = {
     f"{layout}-{target or 'tree'}-{name}": (layout, target, damage, outcome)

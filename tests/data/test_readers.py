@@ -298,6 +298,10 @@ def edit_dicom(path, image=None, **values):
     if image is not None:
         file.Rows, file.Columns = image.shape
         file.BitsAllocated = file.BitsStored = 8 * image.itemsize
+        file.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        file["PixelData"].is_undefined_length = False
+        for name in {"WindowCenter", "WindowWidth"} & set(file.dir()):  # made for other values
+            delattr(file, name)
         file.HighBit, file.PixelData = file.BitsStored - 1, image.tobytes() + b"\0" * (image.nbytes % 2)
     for name, value in values.items():
         setattr(file, name, value)

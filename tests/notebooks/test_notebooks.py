@@ -20,7 +20,7 @@ ROOMS = {"data", "evaluation", "explain", "models", "plots", "run", "synthetic"}
 COMMON = {
     "DATASET": "demo", "DATA_DIR": "", "RUN_DIR": "", "PROFILE": "demo", "IMAGE_SIZE": 0, "BATCH_SIZE": 0, "EPOCHS": 0,
     "LEARNING_RATE": 0.0, "WEIGHTS": "demo", "N_FOLDS": 0, "SEEDS": [], "SEED": 0, "TASK": "malignant",
-    "INPUT": "crop",
+    "INPUT": "auto",
 }  # fmt: skip
 OF_TRAINING = {"BATCH_SIZE", "EPOCHS", "LEARNING_RATE", "SEEDS"}  # a notebook that trains nothing leaves these out
 STORE = {"WINDOW": "percentile", "KEEP_ASPECT": True, "BREAST_CROP": False}  # of every notebook that opens the store

@@ -6,24 +6,38 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from shared.data.readers import cbis_ddsm, cbis_dicom, ddsm_tfrecord, demo, mini_mias, npz_folders, png_npz
+from shared.data.readers import (
+    cbis_ddsm,
+    cbis_dicom,
+    cmmd,
+    ddsm_tfrecord,
+    demo,
+    inbreast,
+    mini_mias,
+    npz_folders,
+    png_npz,
+    rsna,
+    vindr,
+)
 from shared.data.readers.common import Dataset
 from shared.data.readers.demo import provide_demo, score_ideal_observer
-from shared.run import EXCLUDED, DataError, check_choice
+from shared.run import EXCLUDED, DataError, check_choice, resolve_input
 
 READERS = {
     "demo": demo.load, "cbis-ddsm": cbis_ddsm.load, "cbis-ddsm-dicom": cbis_dicom.load,
     "ddsm-tfrecord": ddsm_tfrecord.load, "png-npz": png_npz.load, "npz": npz_folders.load, "mini-mias": mini_mias.load,
+    "vindr-mammo": vindr.load, "rsna-2023": rsna.load,
+    "cmmd": cmmd.load, "inbreast": inbreast.load,
 }  # fmt: skip
 # layouts that can hold the same patients, under the same names
 FAMILIES = dict.fromkeys(("cbis-ddsm", "cbis-ddsm-dicom", "ddsm-tfrecord", "png-npz", "npz"), "DDSM")
 
 
-def load_layout(name: str, data_dir: Path | str, *, task: str = "malignant", input: str = "crop") -> Dataset:
+def load_layout(name: str, data_dir: Path | str, *, task: str = "malignant", input: str = "auto") -> Dataset:
     """Read the layout `name` below `data_dir`.
 
-    `name` is one of `READERS`. The label answers `task` (`malignant`, `abnormal`, `original`, `subtype`); `input` is
-    `crop` (lesions) or `full` (whole mammograms) where a source has both.
+    `name` is one of `READERS`. The label answers `task` (`malignant`, `abnormal`, `original`, `subtype`, `birads-5`);
+    `input` is `crop` (lesions) or `full` (whole mammograms) where a source has both; `auto` takes what it is made of.
     Raises UsageError: an unknown layout, or a task the layout cannot answer; DataError: no such folder, another layout,
         or nothing in it that can be used.
     """
@@ -31,7 +45,7 @@ def load_layout(name: str, data_dir: Path | str, *, task: str = "malignant", inp
     data_dir = Path(data_dir).expanduser()
     if not data_dir.is_dir():
         raise DataError(f"{data_dir}: no such directory; DATA_DIR is the folder that holds the {name} data")
-    dataset = READERS[name](data_dir.resolve(), task=task, input=input)
+    dataset = READERS[name](data_dir.resolve(), task=task, input=resolve_input(input, name))
     if dataset.manifest.empty:
         raise DataError(f"{data_dir}: no image of layout {name!r} found; see the README for what is expected there")
     return replace(dataset, manifest=settle_names(dataset.manifest))

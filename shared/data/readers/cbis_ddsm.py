@@ -9,11 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from shared.data import decoding
-from shared.data.readers import cbis_series, common
+from shared.data.readers import cbis_series, common, tables
 from shared.data.readers.common import Dataset
 from shared.run import PATHOLOGIES, DataError, refuse_damage
 
@@ -89,25 +88,10 @@ def read_cases(data_dir: Path) -> pd.DataFrame:
 
 def read_case_file(path: Path) -> pd.DataFrame:
     """Read one case file, its blanks and line breaks settled; raises DataError with the row that is wrong."""
-    with refuse_damage(f"{path.name}: not a UTF-8 csv file", "fetch it again"):
-        raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", header=None)
-    header = [str(word).strip().lower().replace(" ", "_") for word in raw.iloc[0]]
-    repeated = [column for column in NEEDED + DESCRIPTORS if header.count(column) > 1]
-    if repeated:
-        raise DataError(f"{path.name}: the column {repeated[0]} stands there twice; keep one")
-    missing = [column for column in NEEDED if column not in header]
-    if missing:
-        raise DataError(f"{path.name}: no column {', '.join(missing)}; fetch the file again")
-    known = [column for column in NEEDED + DESCRIPTORS if column in header]
-    frame = raw.iloc[1:].reset_index(drop=True).set_axis(header, axis=1)[known]
-    frame = frame.reindex(columns=[*NEEDED, *DESCRIPTORS], fill_value="").rename(columns=RENAMED)
-    frame = frame.map(lambda value: " ".join(value.split()) if isinstance(value, str) else "")
+    frame = tables.read_words(path, NEEDED, DESCRIPTORS).rename(columns=RENAMED)
     frame["pathology"] = frame.pathology.str.upper()
-    for row in np.flatnonzero(~frame.pathology.isin(PATHOLOGIES))[:1]:
-        words = ", ".join(PATHOLOGIES)
-        raise DataError(f"{path.name}: row {row + 2}: pathology {frame.pathology[row]!r} is not one of {words}")
-    for row in np.flatnonzero(frame.patient_id.eq(""))[:1]:
-        raise DataError(f"{path.name}: row {row + 2}: no patient_id")
+    tables.check_column(path.name, frame.pathology, PATHOLOGIES)
+    tables.check_filled(path.name, frame.patient_id)
     return frame
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from shared.data import decoding
-from shared.run import EXCLUDED, MANIFEST_COLUMNS, UsageError, list_tree
+from shared.run import EXCLUDED, MANIFEST_COLUMNS, DataError, UsageError, list_tree
 
 # the position is the number of TASK="subtype"; -1 where a row has none
 SUBTYPES = (("calcification", "BENIGN"), ("mass", "BENIGN"), ("calcification", "MALIGNANT"), ("mass", "MALIGNANT"))
@@ -66,9 +66,29 @@ def check_task(name: str, task: str, tasks: tuple[str, ...]) -> None:
         raise UsageError(f"TASK {task!r}: the layout {name!r} has no such labels; choose {' or '.join(tasks)}")
 
 
+def check_input(name: str, input: str) -> None:
+    """Raise UsageError where crops are asked of the layout `name`, which says nothing of where lesions lie."""
+    if input != "full":
+        raise UsageError(f"INPUT {input!r}: the layout {name!r} has whole mammograms alone; choose INPUT full")
+
+
 def image_reader(data_dir: Path) -> Callable[..., np.ndarray]:
     """Return a function (image_path, min_side=None) → grey plane, where an image is a file below `data_dir`."""
     return lambda path, min_side=None: decoding.read_grey(decoding.inside(data_dir, path), min_side=min_side)
+
+
+def square_at(shape: tuple[int, ...], row: int, column: int, side: int, file: str) -> tuple[slice, slice]:
+    """Return the rows and columns of a square about a pixel, moved inside the image where it would stick out.
+
+    `side`, pixels, shrinks to what the image of this `shape` holds. Raises DataError: the pixel lies outside.
+    """
+    height, width = shape
+    if not (0 <= row < height and 0 <= column < width):
+        raise DataError(f"{file}: x {column}, y {row} lies outside the image of {width} × {height} pixels")
+    side = min(side, height, width)
+    top = int(np.clip(row - side // 2, 0, height - side))
+    left = int(np.clip(column - side // 2, 0, width - side))
+    return slice(top, top + side), slice(left, left + side)
 
 
 def list_files(data_dir: Path, *endings: str) -> list[str]:

@@ -144,13 +144,9 @@ def read_crop(data_dir: Path, image_path: str) -> tuple[np.ndarray, tuple[slice,
     side = min(int(match[3]), height, width)
     if match[1]:
         row, column = height - 1 - int(match[2]), int(match[1])
-        if not (0 <= row < height and 0 <= column < width):
-            raise DataError(f"{relative}: {fragment} lies outside the image of {width} × {height} pixels")
     else:
         row, column = place_in_breast(image, side, seed=int(re.sub(r"\D", "", relative) or 0))
-    top = int(np.clip(row - side // 2, 0, height - side))
-    left = int(np.clip(column - side // 2, 0, width - side))
-    place = (slice(top, top + side), slice(left, left + side))
+    place = common.square_at(image.shape, row, column, side, f"{relative}: {fragment}")
     return np.ascontiguousarray(image[place]), place
 
 
