@@ -11,6 +11,7 @@ from shared.evaluation import calibration, intervals, metrics, results
 from shared.evaluation.points import YOUDEN, operating_points
 from shared.run import TEST, TRAIN, VALIDATION, write_json
 
+RARE = 0.1  # share of class 1 below which AUC alone flatters: most of what is called positive is not
 WORDS = {"birads": ("birads",), "descriptors": ("shape", "margins", "calc_type", "calc_distribution")}
 
 
@@ -96,10 +97,18 @@ def correct_calibration(held: pd.DataFrame, test: pd.DataFrame, seed: int) -> di
 
 
 def show_results(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return a short, readable form of what `evaluate` returns, one row a model, indexed by `model`."""
+    """Return a short, readable form of what `evaluate` returns, one row a model, indexed by `model`.
+
+    Where class 1 is rarer than `RARE`, average precision stands in front; what chance reaches of it is the prevalence.
+    """
+
+    def precision(row: Mapping[str, Any]) -> dict[str, str]:
+        value, chance = row["average_precision"], row["prevalence"]
+        return {"average precision (chance)": f"{value:.3f} ({chance:.3f})"} if chance < RARE else {}
+
     shown = pd.DataFrame(
         {
-            "model": row["model"], "test AUC": f"{row['auc']:.3f} [{row['auc_low']:.3f}, {row['auc_high']:.3f}]",
+            "model": row["model"], **precision(row), "test AUC": f"{row['auc']:.3f} [{row['auc_low']:.3f}, {row['auc_high']:.3f}]",
             "case AUC": f"{row['case_auc']:.3f}", "validation AUC": f"{row['val_auc']:.3f}",
             "sensitivity": with_limits(row, "sensitivity"), "specificity": with_limits(row, "specificity"),
             "balanced accuracy": f"{row['balanced_accuracy']:.2f}", "seconds": f"{row['train_seconds']:.0f}",

@@ -52,7 +52,9 @@ def test_row_and_files_agree(prepared):
     assert result["auc_low"] < result["auc"] < result["auc_high"]
     shown = evaluation.show_results([result, result | {"model": "n"}])
     assert shown.index.tolist() == ["m", "n"]
-    assert shown["test AUC"].iloc[0].startswith(f"{result['auc']:.3f} [")
+    assert (shown.columns[0], shown["test AUC"].iloc[0][:7]) == ("test AUC", f"{result['auc']:.3f} [")
+    rare = evaluation.show_results([result | {"prevalence": 0.02, "average_precision": 0.3}])
+    assert (rare.columns[0], rare.iloc[0, 0]) == ("average precision (chance)", "0.300 (0.020)")
 
 
 def test_out_of_fold_scores_of_train_are_kept_where_asked(prepared):
