@@ -108,7 +108,8 @@ def show_results(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
     shown = pd.DataFrame(
         {
-            "model": row["model"], **precision(row), "test AUC": f"{row['auc']:.3f} [{row['auc_low']:.3f}, {row['auc_high']:.3f}]",
+            "model": row["model"], **precision(row),
+            "test AUC": f"{row['auc']:.3f} [{row['auc_low']:.3f}, {row['auc_high']:.3f}]",
             "case AUC": f"{row['case_auc']:.3f}", "validation AUC": f"{row['val_auc']:.3f}",
             "sensitivity": with_limits(row, "sensitivity"), "specificity": with_limits(row, "specificity"),
             "balanced accuracy": f"{row['balanced_accuracy']:.2f}", "seconds": f"{row['train_seconds']:.0f}",
