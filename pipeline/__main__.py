@@ -21,7 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run the notebook series in order, headless, or what of it has changed")
-    run.add_argument("--dataset", metavar="NAME", help="data set (default: demo, generated on the spot)")
+    run.add_argument("--dataset", metavar="NAME", help="data set (default: what DIR holds; without DIR the demo data)")
     run.add_argument("--data-dir", metavar="DIR", help="the folder that holds it")
     run.add_argument("--profile", choices=("demo", "full"), help="default: demo for the demo data, else full")
     run.add_argument("--run-dir", metavar="DIR", help="where everything goes (default: runs/<dataset> in the project)")

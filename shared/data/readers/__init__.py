@@ -9,6 +9,7 @@ import pandas as pd
 from shared.data.readers import cbis_ddsm, cbis_dicom, ddsm_tfrecord, demo, mini_mias, npz_folders, png_npz
 from shared.data.readers.common import Dataset
 from shared.data.readers.demo import provide_demo, score_ideal_observer
+from shared.data.readers.detection import SIGNATURES, detect_layout
 from shared.run import EXCLUDED, DataError, check_choice
 
 READERS = {
