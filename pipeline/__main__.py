@@ -55,7 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--kind", **options, help="default: float16 int8")
 
     add_referee(commands)
-    commands.add_parser("doctor", help="check Python, packages, GPU, memory, disk and cached weights")
+    doctor = commands.add_parser("doctor", help="check Python, packages, GPU, memory, disk and cached weights")
+    doctor.add_argument("--data-dir", metavar="DIR", help="say what this folder holds instead")
+    doctor.add_argument("--dataset", metavar="NAME", help="its layout (default: told from the files)")
     bench = commands.add_parser("bench", help="measure speed and memory beside what people use today")
     bench.add_argument("--only", nargs="+", default=(), metavar="NAME", help="some of the rows, e.g. mammogram epoch")
     bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
@@ -99,6 +101,9 @@ def run_command(options: argparse.Namespace, notebooks_dir: Path | str | None) -
     elif command == "doctor":
         from pipeline import doctor
 
+        if options.data_dir is not None:
+            doctor.check_data(options.data_dir, dataset=options.dataset, echo=echo)
+            return DONE
         return DONE if doctor.check(echo=echo) else FAILED
     else:  # predict, export, referee
         importlib.import_module(f"pipeline.{command}").run(**words, echo=echo)
