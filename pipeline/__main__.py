@@ -47,6 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--out", metavar="CSV", help="file to write (default: print)")
     predict.add_argument("--threshold", type=float, metavar="T", help="instead of the model's own")
 
+    box = "score this part of each image, in pixels: what a model of crops needs of a whole mammogram"
+    predict.add_argument("--box", metavar="x,y,w,h", help=box)
+
     export = commands.add_parser("export", help="write a saved model for phones and servers, and measure what it costs")
     export.add_argument("--model", **model, help="models/<name>.keras of a run directory")
     export.add_argument("--out", metavar="DIR", help="folder to write to (default: beside the model)")
