@@ -12,7 +12,7 @@ WORKERS ?= 2
 .PHONY: run test lab notebooks results lint doctor clean clean-runs
 .DEFAULT_GOAL := run
 
-run: $(STAMP)  ## the whole series on the demo data; make run ARGS="--dataset cbis-ddsm --data-dir DIR"
+run: $(STAMP)  ## the whole series on the demo data; make run ARGS="--data-dir DIR"
 	$(PY) -m pipeline run $(ARGS)
 
 test: lint  ## all tests; make test ARGS="-k readers"

@@ -21,7 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run the notebook series in order, headless, or what of it has changed")
-    run.add_argument("--dataset", metavar="NAME", help="data set (default: demo, generated on the spot)")
+    run.add_argument("--dataset", metavar="NAME", help="data set (default: what DIR holds; without DIR the demo data)")
     run.add_argument("--data-dir", metavar="DIR", help="the folder that holds it")
     run.add_argument("--profile", choices=("demo", "full"), help="default: demo for the demo data, else full")
     run.add_argument("--run-dir", metavar="DIR", help="where everything goes (default: runs/<dataset> in the project)")
@@ -47,6 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--out", metavar="CSV", help="file to write (default: print)")
     predict.add_argument("--threshold", type=float, metavar="T", help="instead of the model's own")
 
+    box = "score this part of each image, in pixels: what a model of crops needs of a whole mammogram"
+    predict.add_argument("--box", metavar="x,y,w,h", help=box)
+
     export = commands.add_parser("export", help="write a saved model for phones and servers, and measure what it costs")
     export.add_argument("--model", **model, help="models/<name>.keras of a run directory")
     export.add_argument("--out", metavar="DIR", help="folder to write to (default: beside the model)")
@@ -55,7 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--kind", **options, help="default: float16 int8")
 
     add_referee(commands)
-    commands.add_parser("doctor", help="check Python, packages, GPU, memory, disk and cached weights")
+    doctor = commands.add_parser("doctor", help="check Python, packages, GPU, memory, disk and cached weights")
+    doctor.add_argument("--data-dir", metavar="DIR", help="say what this folder holds instead")
+    doctor.add_argument("--dataset", metavar="NAME", help="its layout (default: told from the files)")
     bench = commands.add_parser("bench", help="measure speed and memory beside what people use today")
     bench.add_argument("--only", nargs="+", default=(), metavar="NAME", help="some of the rows, e.g. mammogram epoch")
     bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
@@ -99,6 +104,9 @@ def run_command(options: argparse.Namespace, notebooks_dir: Path | str | None) -
     elif command == "doctor":
         from pipeline import doctor
 
+        if options.data_dir is not None:
+            doctor.check_data(options.data_dir, dataset=options.dataset, echo=echo)
+            return DONE
         return DONE if doctor.check(echo=echo) else FAILED
     else:  # predict, export, referee
         importlib.import_module(f"pipeline.{command}").run(**words, echo=echo)

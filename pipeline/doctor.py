@@ -8,12 +8,19 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from shared.run import project_root
+from shared.run import DESCRIPTOR_COLUMNS, EXCLUDED, full_path, project_root, resolve_settings
 
 PYTHON_VERSIONS = ((3, 11), (3, 13))  # first and last that the pinned packages support
 MEMORY_GB, DISK_GB = 3.0, 2.0
 INSTALL = f"{Path(sys.executable).name} -m pip install -r requirements.txt"
+WAYS_OUT = {  # a part of the words with which a reader leaves an image out: what to do about it
+    "compares lesions": "-p TASK abnormal takes it", "uses originals": "-p TASK original takes it",
+    "no crop": "-p INPUT full takes it", "missing": "fetch the file", "stands twice": "remove one",
+    "no label": "complete the table", "no severity": "complete the table", "cannot be read": "correct the line",
+}  # fmt: skip
+SHOWN = 10  # problems at most
 Lines = Iterator[tuple[str, str]]
 
 
@@ -28,6 +35,42 @@ def check(*, echo: Callable[[str], None] = print) -> bool:
             break  # what follows needs them
     echo("ready: `python -m pipeline run`" if good else "not ready: see the lines marked MISSING")
     return good
+
+
+def check_data(data_dir: Path | str, *, dataset: str | None = None, echo: Callable[[str], None] = print) -> None:
+    """Say what a folder holds, as its reader finds it for the default task; `dataset` None: told from the files.
+
+    Files are counted, not opened. Raises DataError, UsageError: see `detect_layout` and `load_layout`.
+    """
+    from shared.data import detect_layout, load_layout
+
+    data_dir = full_path(data_dir, "--data-dir", start=Path.cwd())
+    settings = resolve_settings({"DATASET": dataset or detect_layout(data_dir), "DATA_DIR": str(data_dir)})
+    found = load_layout(settings.dataset, data_dir, task=settings.task, input=settings.input)
+    for name, text in describe_data(found):
+        echo(f"{name:12}{text}")
+
+
+def describe_data(found: Any) -> Lines:
+    """Yield what there is to say about a `Dataset`, images left out grouped by the reader's reason."""
+    is_out = found.manifest.split == EXCLUDED
+    rows, out = found.manifest[~is_out], found.manifest[is_out]
+    yield "layout", found.name
+    yield "images", f"{len(rows):,} can be used, {len(out):,} left out by the reader"
+    yield "patients", f"{rows.patient_id.nunique():,}"
+    for name, values in (("views", rows["view"]), ("classes", rows.label.map(dict(enumerate(found.class_names))))):
+        yield name, ", ".join(f"{count:,} {value or 'unknown'}" for value, count in values.value_counts().items())
+    filled = (rows[list(DESCRIPTOR_COLUMNS)] != "").mean()
+    yield "descriptors", ", ".join(f"{name} {share:.0%}" for name, share in filled[filled > 0].items()) or "none"
+    table = "" if found.coverage is None else found.coverage.to_string(index=False)
+    yield from (("coverage", line) for line in table.splitlines())
+    yield from (("note", note) for note in found.notes)
+    reasons = out.groupby("exclusion_reason", sort=False).image_id.agg(["size", "first"])
+    for reason, count, first in reasons[:SHOWN].itertuples():
+        way_out = "".join(f"; {text}" for words, text in WAYS_OUT.items() if words in reason)
+        yield "problem", f"{count:,} × {reason}{way_out} (first: {first})"
+    if len(reasons) > SHOWN:
+        yield "problem", f"and {len(reasons) - SHOWN:,} more; data/manifest.csv of a run has them all"
 
 
 def check_python() -> Lines:

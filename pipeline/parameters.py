@@ -4,12 +4,13 @@ import ast
 import difflib
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.data import check_layout_name
+from shared.data import check_layout_name, detect_layout
+from shared.data.readers import SIGNATURES
 from shared.run import PROFILES, UsageError, check_choice, full_path, project_root, refuse_damage, resolve_run_dir
 
 NOTEBOOK_PATTERN = "[0-9][0-9]_*.ipynb"
@@ -43,22 +44,25 @@ class Stage:
     parameters: dict[str, Any]
 
 
-def plan(options: RunOptions, notebooks_dir: Path | str | None = None) -> tuple[list[Stage], dict[str, Any]]:
+def plan(
+    options: RunOptions, notebooks_dir: Path | str | None = None, *, echo: Callable[[str], None] = print
+) -> tuple[list[Stage], list[Stage], dict[str, Any]]:
     """Find the notebooks, and work out the parameters of each; one goes only into the notebooks that declare it.
 
     A parameter of a notebook that is not selected is accepted: it belongs to the settings that the run is known by.
 
-    Returns the stages, in order, and {NAME: value} of what was given or follows from it.
+    Returns the stages that are selected, all of the series, in order, and {NAME: value} of what was given or follows.
     """
     folder = Path(notebooks_dir or project_root() / "notebooks")
     read = {path: read_notebook(path) for path in select_notebooks(folder)}
-    injected = merge_options(options, parse_parameters(options.parameters, [defaults for _, defaults in read.values()]))
-    stages = []
-    for path in select_notebooks(folder, options.only):
-        code, defaults = read[path]
+    given = parse_parameters(options.parameters, [defaults for _, defaults in read.values()])
+    selected = select_notebooks(folder, options.only)
+    injected = merge_options(options, given, echo=echo)
+    series = []
+    for path, (code, defaults) in read.items():
         own = {name: value for name, value in injected.items() if name in defaults}
-        stages.append(Stage(path.stem, path, code, defaults, own))
-    return stages, injected
+        series.append(Stage(path.stem, path, code, defaults, own))
+    return [stage for stage in series if stage.path in selected], series, injected
 
 
 def select_notebooks(folder: Path, only: Iterable[str] = ()) -> list[Path]:
@@ -127,22 +131,26 @@ def parse_value(name: str, text: str, default: Any) -> Any:
     return value
 
 
-def merge_options(options: RunOptions, given: dict[str, Any]) -> dict[str, Any]:
+def merge_options(options: RunOptions, given: dict[str, Any], *, echo: Callable[[str], None] = print) -> dict[str, Any]:
     """Merge --dataset … with -p DATASET …, fill in what both leave open, and make paths absolute, or UsageError.
 
-    A path that was typed is relative to where it was typed; the default run directory is relative to the project.
+    A path that was typed is relative to where it was typed; the default run directory is relative to the project. A
+    folder without the data set's name is looked into, and what it was taken for is said in one line.
     """
     typed = {name: value for name in OPTION_PARAMETERS if (value := getattr(options, name.lower())) is not None}
     for name in typed.keys() & given.keys():
         raise UsageError(f"{name} is given twice: by --{name.lower().replace('_', '-')} and by -p")
     merged = {**given, **typed}
+    if merged.get("DATA_DIR"):
+        merged["DATA_DIR"] = str(full_path(merged["DATA_DIR"], "--data-dir", start=Path.cwd()))
+        if "DATASET" not in merged:
+            merged["DATASET"] = detect_layout(merged["DATA_DIR"])
+            echo(f"taken as --dataset {merged['DATASET']}: the folder holds {SIGNATURES[merged['DATASET']][0]}")
     dataset = merged.setdefault("DATASET", "demo")
     check_layout_name(dataset)
     profile = merged.setdefault("PROFILE", "demo" if dataset == "demo" else "full")
     check_choice("--profile", profile, PROFILES)
-    if merged.get("DATA_DIR"):
-        merged["DATA_DIR"] = str(full_path(merged["DATA_DIR"], "--data-dir", start=Path.cwd()))
-    elif dataset != "demo":
+    if not merged.get("DATA_DIR") and dataset != "demo":
         raise UsageError(f"--dataset {dataset} needs --data-dir, the folder that holds it")
     if "WEIGHTS" in merged:
         merged["WEIGHTS"] = ",".join(backbone + path for backbone, path in weight_files(merged["WEIGHTS"]))

@@ -1,7 +1,7 @@
 """Score new images with a saved model: its own preprocessing, its own threshold. TensorFlow is loaded on use."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from shared.data import ImageSteps, prepare_image, read_grey
+from shared.data.decoding import read_header
 from shared.run import DataError, UsageError, check_out, full_path, list_tree, read_json, refuse_damage, write_csv
 from shared.run.settings import LIMITS
 
 SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".pgm", ".tif", ".tiff", ".bmp", ".npz", ".npy")
-COLUMNS = ("image", "score", "threshold", "prediction", "problem")
+COLUMNS = ("image", "score", "threshold", "prediction", "problem", "warning")
 BATCH, MAX_SIDE = 32, LIMITS["image_size"][1]
 
 
@@ -29,6 +30,8 @@ class SavedModel:
     threshold: float  # a score from here on is called class 1
     class_names: tuple[str, str]  # words for label 0 and 1
     notes: tuple[str, ...]  # what could not be found out and was assumed
+    trained_on: dict[str, Any] = field(default_factory=dict)  # dataset, task, input, image_size, weights; {}: not known
+    largest_crop: float = float("inf")  # pixels of the largest one in its run's data, where these are crops
 
 
 def load(model_file: Path | str, *, threshold: float | None = None) -> SavedModel:
@@ -49,6 +52,8 @@ def load(model_file: Path | str, *, threshold: float | None = None) -> SavedMode
         cut = float(result.get("threshold", 0.5))
         others = [path.with_name(f"{name}.keras") for name in result.get("files", []) if name != path.stem]
         columns = [name for row in audit.get("splits", [])[:1] for name in row]
+        trained_on = {**result.get("trained_on", {}), "weights": result.get("weights")}
+        largest = float(store.get("largest", "inf")) if trained_on.get("input") == "crop" else float("inf")
         classes = [name for name in columns if name not in ("split", "images", "patients", "prevalence")]
         if not 0 <= cut <= 1:
             raise ValueError(f"threshold {cut}")
@@ -61,7 +66,28 @@ def load(model_file: Path | str, *, threshold: float | None = None) -> SavedMode
     words = (classes[0], classes[1]) if len(classes) == 2 else ("class 0", "class 1")
     orientations = tuple(range(8)) if result.get("tta") else (0,)
     chosen = cut if threshold is None else threshold
-    return SavedModel(tuple(networks), orientations, steps, chosen, words, tuple(notes))
+    return SavedModel(tuple(networks), orientations, steps, chosen, words, tuple(notes), trained_on, largest)
+
+
+def describe(model: SavedModel) -> str:
+    """Return one line that says what a model was trained on."""
+    known = model.trained_on
+    if "task" not in known:
+        return "the model was trained on: not known, its run says nothing of it"
+    size, kind = known["image_size"], {"crop": "crops", "full": "whole mammograms"}.get(known["input"], known["input"])
+    words = f"task {known['task']} ({' or '.join(model.class_names)}), weights {known['weights'] or 'none'}"
+    return f"the model was trained on: {known['dataset']}, {kind} of {size} px, {words}"
+
+
+def parse_box(text: str) -> tuple[int, int, int, int]:
+    """Turn `--box x,y,w,h` into four numbers: left, top, width, height in pixels; UsageError where it is no box."""
+    try:
+        x, y, width, height = map(int, text.split(","))
+    except ValueError:
+        x = y = width = height = -1
+    if min(x, y) < 0 or min(width, height) < 1:
+        raise UsageError(f"--box {text}: not x,y,w,h in pixels, the lesion's left, top, width and height")
+    return x, y, width, height
 
 
 def load_network(path: Path) -> Any:
@@ -97,34 +123,53 @@ def find_images(places: Iterable[Path | str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def score_files(model: SavedModel, paths: list[Path]) -> pd.DataFrame:
-    """Score image files batch by batch: `COLUMNS`; a file that cannot be read has no score and a problem."""
+def score_files(model: SavedModel, paths: list[Path], *, box: tuple[int, int, int, int] | None = None) -> pd.DataFrame:
+    """Score image files, or a box cut from each, batch by batch: `COLUMNS`.
+
+    A file that cannot be read has no score and a problem; one larger than what the model was trained on, a warning.
+    """
     from shared.models import predict
 
     options, rows = {"orientations": model.orientations}, []
     with Parallel(n_jobs=2, prefer="threads") as parallel, tqdm(total=len(paths), disable=None) as bar:
         for start in range(0, len(paths), BATCH):
             group = paths[start : start + BATCH]
-            prepared = parallel(delayed(read_image)(path, model.steps) for path in group)
-            good = [image for image, _ in prepared if image is not None]
+            prepared = parallel(delayed(read_image)(path, model, box) for path in group)
+            good = [image for image, _, _ in prepared if image is not None]
             each = [predict(net, np.stack(good), range(len(good)), **options) for net in model.networks if good]
             scores = iter(np.mean(each, axis=0) if good else ())
-            for path, (image, problem) in zip(group, prepared, strict=True):
+            for path, (image, problem, warning) in zip(group, prepared, strict=True):
                 score = float("nan") if image is None else float(next(scores))
                 problem = problem or ("" if np.isfinite(score) else f"{path.name}: the model gives no number for it")
                 word = "" if problem else model.class_names[int(score >= model.threshold)]
-                rows.append((str(path), float("nan") if problem else score, model.threshold, word, problem))
+                rows.append((str(path), float("nan") if problem else score, model.threshold, word, problem, warning))
             bar.update(len(group))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def read_image(path: Path, steps: ImageSteps) -> tuple[np.ndarray | None, str]:
-    """Return an image as the image store has it, uint8 (S, S), and "", or None and what is wrong with the file."""
+def read_image(
+    path: Path, model: SavedModel, box: tuple[int, int, int, int] | None = None
+) -> tuple[np.ndarray | None, str, str]:
+    """Return an image as the image store has it, uint8 (S, S), or None; what is wrong with the file; a warning."""
     try:
-        image = read_grey(path, min_side=steps.size * (2 if steps.breast_crop else 1))
-        return prepare_image(image, steps), ""
+        if box:
+            return prepare_image(cut_box(read_grey(path), box, path.name), model.steps), "", ""
+        image = read_grey(path, min_side=model.steps.size * (2 if model.steps.breast_crop else 1))
+        height, width = image.shape if path.suffix.lower() in (".npy", ".npz") else read_header(path)[1:]
+        larger = f"{width} × {height} pixels, larger than any crop that the model was trained on"
+        warning = f"{larger}: a whole mammogram? --box cuts the lesion" if height * width > model.largest_crop else ""
+        return prepare_image(image, model.steps), "", warning
     except DataError as error:
-        return None, str(error)
+        return None, str(error), ""
+
+
+def cut_box(image: np.ndarray, box: tuple[int, int, int, int], name: str) -> np.ndarray:
+    """Return the part of an image (H, W) in a box of `parse_box`; DataError where it sticks out."""
+    x, y, width, height = box
+    if x + width > image.shape[1] or y + height > image.shape[0]:
+        place = ",".join(map(str, box))
+        raise DataError(f"{name}: --box {place} is not inside its {image.shape[1]} × {image.shape[0]} pixels")
+    return image[y : y + height, x : x + width]
 
 
 def run(
@@ -133,17 +178,23 @@ def run(
     *,
     out: Path | str | None = None,
     threshold: float | None = None,
+    box: str | None = None,
     echo: Callable[[str], None] = print,
 ) -> pd.DataFrame:
-    """Score files and folders with a saved model; write the CSV file `out`, or print. DataError where none is read."""
+    """Score files and folders with a saved model; write the CSV file `out`, or print. DataError where none is read.
+
+    `box` is x,y,w,h in pixels, cut from each image.
+    """
     if threshold is not None and not 0 <= threshold <= 1:
         raise UsageError(f"--threshold {threshold}: not between 0 and 1")
+    place = None if box is None else parse_box(box)
     target, paths = None if out is None else check_out(out), find_images(places)
     model = load(model_file, threshold=threshold)
+    echo(describe(model))
     for note in model.notes:
         echo(f"note: {note}")
     try:
-        result = score_files(model, paths)
+        result = score_files(model, paths, box=place)
     except DataError as error:  # what the network gives
         raise DataError(f"--model {model_file}: {error}") from None
     failed = result[result.problem != ""]
@@ -155,6 +206,8 @@ def run(
         write_csv(target, result)
         for row in failed.itertuples():
             echo(f"left out: {row.problem}")
+        for row in result[result.warning != ""].itertuples():
+            echo(f"warning: {row.image}: {row.warning}")
         echo(f"{len(result) - len(failed)} of {len(result)} images scored: {target}")
     echo("For research and teaching only, not for clinical use.")
     return result

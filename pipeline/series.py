@@ -30,14 +30,13 @@ def run_series(options: RunOptions, *, notebooks_dir: Path | str | None = None, 
     Raises UsageError or DataError (exit status 2) where nothing can be run, or a notebook meets unusable data, and
     NotebookError (exit status 1) where a cell fails.
     """
-    stages, values = parameters.plan(options, notebooks_dir)
+    stages, series, values = parameters.plan(options, notebooks_dir, echo=echo)
     settings = resolve_settings({**all_parameters(stages), **values})
     settings = replace(settings, run_dir=Path(values["RUN_DIR"]))  # MAMMO_RUN_DIR does not win over --run-dir
     basis = record.find_basis(settings, all_parameters(stages))
     with run_directory(settings.run_dir):
         content = record.open_record(settings, stages, basis)
         os.environ[TEMPORARY] = content["temporary"]
-        series = parameters.plan(replace(options, only=()), notebooks_dir)[0] if options.only else stages
         content["stale"] = record.find_stale(content, series, basis)
         if not options.force and all(record.is_done(stage, basis, content, settings.run_dir) for stage in stages):
             echo(f"nothing has changed: {len(stages)} notebooks were done before (--force runs them again)")

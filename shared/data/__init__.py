@@ -5,6 +5,6 @@ from shared.data.images import ImageSteps, breast_box, prepare_image, prepare_ma
 from shared.data.linear import make_logistic
 from shared.data.manifests import load_manifest, save_manifest, split_key
 from shared.data.preparation import Prepared, check_can_run, describe, image_steps, load_dataset, prepare
-from shared.data.readers import FAMILIES, READERS, Dataset, check_layout_name, load_layout, provide_demo
+from shared.data.readers import FAMILIES, READERS, Dataset, check_layout_name, detect_layout, load_layout, provide_demo
 from shared.data.splits import assign_splits, audit_table, group_folds, split_table
 from shared.data.store import build_image_store, check_disk, open_image_store

@@ -1,5 +1,6 @@
 """Split by patient, and say what would have leaked: the audit that every run starts with."""
 
+import warnings
 from collections.abc import Collection
 
 import numpy as np
@@ -24,6 +25,7 @@ def group_folds(
         rows: int (n,) positions of the rows to cut; all others are left alone.
         by_group: False splits images and pays no heed to patients, to show what that does.
     Returns the positions in each held-out part, together `rows`.
+    A class of fewer patients than parts is missing in some of them.
     Raises DataError: too few patients or images for so many parts.
     """
     rows = np.asarray(rows)
@@ -33,11 +35,19 @@ def group_folds(
         raise DataError(f"{few}; is the copy complete? Fewer folds: N_FOLDS")
     splitter = (StratifiedGroupKFold if by_group else StratifiedKFold)(count, shuffle=True, random_state=seed)
     try:
-        return [rows[held_out] for _, held_out in splitter.split(rows, labels, groups if by_group else None)]
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # a class that is rare: see `check_splits`
+            return [rows[held_out] for _, held_out in splitter.split(rows, labels, groups if by_group else None)]
     except ValueError:
         zeros, ones = np.bincount(labels, minlength=2)[:2]
         needed = f"each class needs {count} images, there are {zeros} of class 0 and {ones} of class 1"
         raise DataError(f"no split is possible: {needed}; is the copy complete?") from None
+
+
+def hold_out_fifth(labels: np.ndarray, groups: np.ndarray, rows: np.ndarray, *, seed: int) -> np.ndarray:
+    """Return the positions of a fifth of the patients of `rows`: the first part of `group_folds` with each class."""
+    parts = group_folds(labels, groups, rows, count=VALIDATION_SHARE, seed=seed)
+    classes = set(labels[rows])
+    return next((part for part in parts if set(labels[part]) == classes), parts[0])
 
 
 def assign_splits(
@@ -72,13 +82,12 @@ def assign_splits(
         exclude(manifest, both & ~is_test, "patient stands in the official test split as well")
     else:
         is_test = np.zeros(len(manifest), bool)
-        is_test[group_folds(labels, patients, np.flatnonzero(usable), count=VALIDATION_SHARE, seed=seed + 1)[0]] = True
+        is_test[hold_out_fifth(labels, patients, np.flatnonzero(usable), seed=seed + 1)] = True
     exclude_copies(manifest, statistics.content.to_numpy(), is_test)
     usable = (manifest.split != EXCLUDED).to_numpy()
     manifest.loc[usable, "split"] = np.where(is_test, TEST, TRAIN)[usable]
     development = np.flatnonzero(usable & ~is_test)
-    validation = group_folds(labels, patients, development, count=VALIDATION_SHARE, seed=seed)[0]
-    manifest.loc[validation, "split"] = VALIDATION
+    manifest.loc[hold_out_fifth(labels, patients, development, seed=seed), "split"] = VALIDATION
     for fold, rows in enumerate(group_folds(labels, patients, development, count=n_folds, seed=seed + 2)):
         manifest.loc[rows, "fold"] = fold
     check_splits(manifest)
@@ -86,7 +95,7 @@ def assign_splits(
 
 
 def check_splits(manifest: pd.DataFrame) -> None:
-    """Raise DataError where a split lacks a class, or a patient stands on two sides."""
+    """Raise DataError where a split or a fold lacks a class, or a patient stands on two sides."""
     for split in (TRAIN, VALIDATION, TEST):
         labels = manifest.label[manifest.split == split]
         for label in sorted({0, 1} - set(labels)):
@@ -95,6 +104,12 @@ def check_splits(manifest: pd.DataFrame) -> None:
             if len(reasons):
                 line += f" {len(reasons)} images of that class are left out, e.g. because of: {reasons.mode()[0]}"
             raise DataError(line)
+    in_folds = manifest[manifest.fold >= 0]
+    counts = in_folds.groupby("label").patient_id.nunique()
+    for fold, labels in in_folds.groupby("fold").label:
+        for label in sorted({0, 1} - set(labels)):
+            few = f"fold {fold} has no image of class {label}, of {counts[label]} patients outside test"
+            raise DataError(f"{few}; fewer folds: N_FOLDS, or another SEED")
     sides = manifest[manifest.split != EXCLUDED].groupby("patient_id").split.nunique()
     if (sides > 1).any():
         raise DataError(f"{int((sides > 1).sum())} patients stand on two sides of the split, e.g. {sides.idxmax()}")
@@ -102,9 +117,9 @@ def check_splits(manifest: pd.DataFrame) -> None:
 
 def find_copies(manifest: pd.DataFrame, content: np.ndarray) -> list[list[int]]:
     """Group the positions of rows whose prepared pictures are identical: groups of two or more."""
-    rows = pd.Series(np.arange(len(manifest)))[np.asarray(content) != ""]
-    groups = rows.groupby(np.asarray(content)[rows]).agg(list)
-    return [group for group in groups if len(group) > 1]
+    rows = pd.Series(np.asarray(content))
+    rows = rows[(rows != "") & rows.duplicated(keep=False)]
+    return list(rows.index.to_series().groupby(rows).agg(list))
 
 
 def exclude(manifest: pd.DataFrame, mask: np.ndarray, reason: str | np.ndarray) -> None:
@@ -116,17 +131,16 @@ def exclude(manifest: pd.DataFrame, mask: np.ndarray, reason: str | np.ndarray) 
 
 def exclude_copies(manifest: pd.DataFrame, content: np.ndarray, is_test: np.ndarray) -> None:
     """Rule out copies outside test that conflict in their label, repeat a test image, or join two patients."""
-    for group in find_copies(manifest, content):
-        group = [row for row in group if manifest.split[row] != EXCLUDED]
-        outside = [row for row in group if not is_test[row]]
-        first = next((row for row in group if is_test[row]), group[0] if group else None)
-        if manifest.label[group].nunique() > 1:
-            drop, reason = outside, "the same picture stands with another label"
-        elif manifest.patient_id[group].nunique() > 1:
-            drop, reason = [row for row in outside if row != first], "the same picture stands under another patient"
-        else:
-            continue
-        exclude(manifest, np.isin(np.arange(len(manifest)), drop), f"{reason} ({manifest.image_id[first]})")
+    rows = manifest[["image_id", "patient_id", "label"]].reset_index(drop=True).assign(content=content, is_test=is_test)
+    rows = rows[((rows.content != "") & (manifest.split != EXCLUDED).to_numpy())]
+    rows = rows.sort_values("is_test", ascending=False, kind="stable")  # the first of a group is its test image
+    groups = rows.groupby("content")
+    first, place = groups.image_id.transform("first"), groups.cumcount()
+    conflict = ~rows.is_test & (groups.label.transform("nunique") > 1)
+    repeat = ~rows.is_test & ~conflict & (place > 0) & (groups.patient_id.transform("nunique") > 1)
+    for mask, what in ((conflict, "with another label"), (repeat, "under another patient")):
+        reasons = (f"the same picture stands {what} (" + first[mask] + ")").reindex(range(len(manifest)), fill_value="")
+        exclude(manifest, (reasons != "").to_numpy(), reasons.to_numpy())
 
 
 def audit(dataset: Dataset, manifest: pd.DataFrame, statistics: pd.DataFrame, *, seed: int = 0) -> dict:

@@ -95,8 +95,20 @@ def build_image_store(dataset: Dataset, folder: Path, steps: ImageSteps) -> Stor
     frame = pd.DataFrame(statistics, columns=list(STATISTICS_COLUMNS))
     frame.insert(0, "image_id", dataset.manifest.image_id.to_numpy())
     write_csv(folder / "image_statistics.csv", frame)
-    write_json(folder / "images.json", {"key": key, "shape": shape, "steps": asdict(steps), "masks": has_masks})
+    note = {"key": key, "shape": shape, "steps": asdict(steps), "masks": has_masks}
+    write_json(folder / "images.json", note | {"largest": count_largest(dataset, frame)})
     return open_image_store(folder)
+
+
+def count_largest(dataset: Dataset, statistics: pd.DataFrame) -> int:
+    """Return how many pixels the largest picture has on disk, where a JPEG may be larger than what was read of it."""
+    largest = int((statistics.height * statistics.width).max())
+    good = statistics.problem.eq("").to_numpy()
+    for path in dataset.manifest.image_path[good]:
+        if path.lower().endswith((".jpg", ".jpeg")):
+            _, height, width = decoding.read_header(decoding.inside(dataset.data_dir, path))
+            largest = max(largest, height * width)
+    return largest
 
 
 def is_whole(folder: Path, key: str) -> bool:

@@ -63,6 +63,7 @@ def evaluate(
         "train_seconds": round(float(train_seconds), 2),
         "parameters": int(parameters),
         "split_key": split_key(manifest),
+        "trained_on": {name: getattr(settings, name) for name in ("dataset", "task", "input", "image_size")},
         "ideal_auc": None if prepared.ideal is None else metrics.auc(test.label, prepared.ideal[prepared.rows(TEST)]),
         **(extra or {}),
     }  # fmt: skip

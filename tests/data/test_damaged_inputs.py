@@ -301,7 +301,7 @@ CASE_FILE = [
     ("runs",
      {"absolute_path": edit(rb"Mass-Training_P_\d+_[A-Z]+_[A-Z]+_1/", b"/etc/passwd/"),
       "dots_in_path": edit(rb"Mass-Training_P_\d+_[A-Z]+_[A-Z]+_1/", b"../../etc/")}),
-    ("error: none of class 1",  # these masses are not there, and the others are too few
+    ("runs",  # without these masses; what is left is little, but in each split there are both classes
      {"folder": FOLDER, "link_to_itself": LINK_TO_ITSELF, "header_only": edit(rb"(?s)\r\n.*", b"\r\n")}),
     ("excluded: stands twice", {"row_twice": last_row(b"^", b"")}),
     ("excluded: another label", {"conflict": last_row(rb",\d,mass,(.*),MALIGNANT,", rb",9,mass,\1,BENIGN,")}),

@@ -1,5 +1,7 @@
 """One path from any file to an 8-bit square, and the store behind it."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -8,7 +10,7 @@ import pytest
 from shared.data import decoding, images, store
 from shared.data.images import ImageSteps
 from shared.data.readers import Dataset
-from shared.run import MANIFEST_COLUMNS, DataError, UsageError
+from shared.run import MANIFEST_COLUMNS, DataError, UsageError, read_json
 
 
 def noise(height=40, width=30, seed=0, dtype=np.uint8):
@@ -104,6 +106,18 @@ def test_row_i_of_the_store_is_row_i_of_the_manifest(tmp_path):
         expected = images.prepare_image(dataset.read_image(dataset.manifest.image_path[i]), ImageSteps(16))
         np.testing.assert_array_equal(built[i], expected)
     assert statistics.height.tolist() == [24 + i % 5 for i in range(70)]
+
+
+def test_the_largest_picture_is_counted_as_it_lies_on_disk(tmp_path):
+    dataset = make_dataset(tmp_path, 4)
+    store.build_image_store(dataset, tmp_path / "data", ImageSteps(16))
+    assert read_json(tmp_path / "data/images.json")["largest"] == 27 * 20
+    cv2.imwrite(str(tmp_path / "large.jpg"), noise(200, 160))
+    dataset.manifest.loc[1, "image_path"] = "large.jpg"
+    small = replace(dataset, read_image=lambda path, min_side=None: decoding.read_grey(tmp_path / path, min_side=16))
+    _, _, statistics = store.build_image_store(small, tmp_path / "data", ImageSteps(16))
+    assert (statistics.height[1], statistics.width[1]) == (25, 20)  # an eighth
+    assert read_json(tmp_path / "data/images.json")["largest"] == 200 * 160
 
 
 def test_the_store_is_rebuilt_only_where_its_key_changed(tmp_path):

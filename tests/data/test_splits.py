@@ -126,3 +126,51 @@ def test_group_folds_share_out_the_rows_once(by_group):
         assert labels[part].mean() == pytest.approx(0.5, abs=0.1)
     with pytest.raises(DataError, match="2 patients are too few"):
         splits.group_folds(labels, groups, np.arange(6), count=3, seed=1)
+
+
+@pytest.mark.parametrize("positive", range(1, 13))
+def test_a_rare_class_is_in_every_split_and_fold_or_it_is_said_that_it_cannot_be(positive, recwarn):
+    """A screening population: 200 patients of four images; half of a positive one's images are positive."""
+    patients = np.repeat(np.arange(200), 4)
+    labels = ((patients % 16 == 0) & (patients < 16 * positive) & (np.arange(800) % 4 < 2)).astype(int)
+    manifest = make_manifest(patients, labels)
+    if positive < 6:  # one in test and one in each of five folds
+        with pytest.raises(DataError, match=r"none of class 1|has no image of class 1, .* fewer folds: N_FOLDS"):
+            splits.assign_splits(manifest, statistics_of(manifest))
+    for seed in range(3) if positive > 6 else ():  # a fifth of six can be two
+        result = splits.assign_splits(manifest, statistics_of(manifest), seed=seed)
+        ones = result[result.label == 1]
+        assert set(ones.split) == {"train", "validation", "test"}
+        assert set(ones.fold) == {-1, *range(5)}
+    assert not recwarn.list
+
+
+def test_fewer_positive_patients_than_folds_is_said_with_the_way_out():
+    patients = np.repeat(np.arange(100), 2)
+    manifest = make_manifest(patients, (patients < 5).astype(int))
+    with pytest.raises(
+        DataError, match=r"fold \d has no image of class 1, of 4 patients outside test; fewer folds: N_F"
+    ):
+        splits.assign_splits(manifest, statistics_of(manifest))
+    result = splits.assign_splits(manifest, statistics_of(manifest), n_folds=4)
+    assert (result.groupby("fold").label.sum() > 0).all()
+
+
+def test_many_copies_cost_no_more_than_a_pass_over_the_rows(monkeypatch):
+    """A thousand pairs: what is ruled out is what stands in each pair, looked at one by one."""
+    manifest = two_views(1000, test=200)
+    content = np.array([f"c{i}" for i in range(2000)])
+    one, other = np.random.default_rng(0).permutation(2000).reshape(2, 1000)
+    content[one] = content[other]
+    expected = set()
+    for first, second in np.sort(np.stack([one, other], axis=1)):  # test rows come last
+        outside = {row for row in (first, second) if manifest.official_split[row] != "test"}
+        if manifest.label[first] != manifest.label[second]:
+            expected |= outside
+        elif manifest.patient_id[first] != manifest.patient_id[second]:
+            expected |= {first} if len(outside) == 1 else {second} & outside
+    calls, exclude = [], splits.exclude
+    monkeypatch.setattr(splits, "exclude", lambda *given: calls.append(given) or exclude(*given))
+    result = splits.assign_splits(manifest, statistics_of(manifest, list(content)))
+    assert set(np.flatnonzero(result.split == "excluded")) == expected
+    assert len(calls) < 10

@@ -28,7 +28,8 @@ TABLE = [
     (P + "DATA_DIR /nowhere/data", "no such directory"),
     ("run --data-dir ~nosuchuser/x", "no usable path.*home directory"), ("run --data-dir fifo", "no such directory"),
     ("run --data-dir a\udcffb", "usable path.*surrogates"), ("run --data-dir " + "l" * 300, "usable path.*too long"),
-    ("run --dataset cbis-ddsm --data-dir one_class", "only one class"),
+    ("run --dataset cbis-ddsm --data-dir one_class", "only one class"), ("run --data-dir one_class", "only one class"),
+    ("run --data-dir mine", "no known layout"), ("run --data-dir two", "fits npz and mini-mias; say which"),
     ("run --run-dir ~nosuchuser/x", "no usable path.*home directory"), ("run --run-dir file/run", "cannot be written"),
     ("run --run-dir fifo", "cannot be written"), ("run --run-dir /", "give a folder of its own"),
     ("run --run-dir notebooks/..", MINE), ("run --run-dir mine", MINE), ("run --run-dir mine --force", MINE),
@@ -71,6 +72,8 @@ def place(tmp_path_factory):
     (folder / "file").touch()
     os.mkfifo(folder / "fifo")
     write_json(folder / "mine/run.json", {"stages": ["letters"]})
+    for name in ("0/a.npz", "1/a.npz", "Info.txt", "mdb001.pgm"):
+        write_text(folder / "two" / name, "")
     for name in ("letter.txt", "data/demo/letter.txt", "data/manifest.csv", "results/.part-letter.txt"):
         write_text(folder / "mine" / name, "mine")
     write_demo_data(folder / "one_class", patients=6, n_jobs=1, progress=False)

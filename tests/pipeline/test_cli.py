@@ -7,7 +7,9 @@ import textwrap
 
 import pytest
 
+from phantoms import write_demo_data
 from pipeline import __main__, doctor, record
+from shared.data import load_layout
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
@@ -114,6 +116,50 @@ def test_doctor(cli, monkeypatch):
     assert "not-a-package-at-all" in missing
     assert "pip install -r requirements.txt" in missing
     assert "tested with 0.0.1" in out
+
+
+def test_doctor_says_what_a_folder_holds(cli, tmp_path):
+    write_demo_data(tmp_path / "films", layout="mini-mias", patients=12, n_jobs=1, progress=False)
+    info = (tmp_path / "films/Info.txt").read_text().splitlines()
+    info += [f"mdb9{number:02d} nonsense" for number in range(12)]
+    (tmp_path / "films/Info.txt").write_text("\n".join(info))
+    status, out, err = cli("doctor", "--data-dir", tmp_path / "films")
+    assert (status, err) == (0, "")
+    lines = [line.split(maxsplit=1) for line in out.splitlines()]
+    known = dict(reversed(lines))  # the first line of each name
+    rows = load_layout("mini-mias", tmp_path / "films").manifest
+    used = rows[rows.split == ""]
+    assert known["layout"] == "mini-mias"
+    assert known["images"] == f"{len(used)} can be used, {len(rows) - len(used)} left out by the reader"
+    assert (known["patients"], known["views"]) == (str(used.patient_id.nunique()), f"{len(used)} MLO")
+    assert f"{used.label.sum()} malignant" in known["classes"]
+    assert known["descriptors"] == "breast_density 100%"
+    problems = [text for name, text in lines if name == "problem"]
+    assert any("normal image" in text and "-p TASK abnormal takes it (first: mdb" in text for text in problems)
+    assert any("Info.txt line" in text and "; correct the line (first: mdb9" in text for text in problems)
+    more = rows.exclusion_reason[rows.split != ""].nunique() - doctor.SHOWN
+    assert (len(problems), problems[-1].split(";")[0]) == (doctor.SHOWN + 1, f"and {more} more")
+
+
+def test_doctor_counts_what_a_partial_copy_lacks_without_tensorflow(root, tmp_path):
+    write_demo_data(tmp_path / "copy", patients=8, n_jobs=1, progress=False)
+    next(tmp_path.glob("copy/jpeg/*/*.jpg")).unlink()
+    command = [sys.executable, "-X", "importtime", "-m", "pipeline", "doctor", "--data-dir", str(tmp_path / "copy")]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"coverage +official_split +abnormality_type +rows +patients", done.stdout)
+    assert "tensorflow" not in done.stderr
+
+
+@pytest.mark.parametrize(("arguments", "line"), [
+    (["--data-dir", "none"], "no such directory"), (["--data-dir", "."], "no known layout"),
+    (["--data-dir", ".", "--dataset", "npz"], "no folder holds"), (["--data-dir", ".", "--dataset", "x"], "not one of"),
+])  # fmt: skip
+def test_doctor_refuses_in_one_line(cli, tmp_path, monkeypatch, arguments, line):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = cli("doctor", *arguments)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert line in err
 
 
 def test_doctor_on_other_machines(tmp_path, monkeypatch):

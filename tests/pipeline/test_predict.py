@@ -80,6 +80,55 @@ def test_a_row_that_averages_files_and_turned_copies_does_so_for_new_images(run_
     assert any("row_seed1.keras" in note for note in predict.load(run_dir / "models/row.keras").notes)
 
 
+@pytest.fixture
+def crops(tmp_path):
+    """A run directory whose model was trained on crops of at most 40 × 50 pixels."""
+    folder = tmp_path / "crops"
+    (folder / "models").mkdir(parents=True)
+    network().save(folder / "models/m.keras")
+    steps = {"size": SIZE, "window": "none", "keep_aspect": False, "breast_crop": False}
+    write_json(folder / "data/images.json", {"steps": steps, "largest": 2000})
+    known = {"dataset": "cbis-ddsm", "task": "malignant", "input": "crop", "image_size": SIZE}
+    write_json(folder / "results/metrics/m.json", {"threshold": 0.35, "weights": "imagenet", "trained_on": known})
+    return folder
+
+
+def test_what_a_model_was_trained_on_is_said(crops, run_dir, pictures):
+    lines = []
+    predict.run(crops / "models/m.keras", [pictures / "a_dark.png"], echo=lines.append)
+    trained = "cbis-ddsm, crops of 32 px, task malignant (class 0 or class 1), weights imagenet"
+    assert lines[0] == f"the model was trained on: {trained}"
+    assert "not known" in predict.describe(predict.load(run_dir / "models/mean.keras"))
+
+
+def test_a_whole_mammogram_for_a_model_of_crops_has_a_warning_or_is_cut(crops, pictures):
+    picture = np.zeros((400, 300), np.uint8)
+    picture[100:140, 50:90] = 255
+    cv2.imwrite(str(pictures / "whole.png"), picture)
+    cv2.imwrite(str(pictures / "whole.jpg"), picture)  # which is read at a reduced size
+    np.savez(pictures / "whole.npz", picture)
+    lines = []
+    out = pictures.parent / "out.csv"
+    result = predict.run(crops / "models/m.keras", [pictures], out=out, echo=lines.append)
+    warned = result[result.warning != ""]
+    assert {path.rsplit("/")[-1] for path in warned.image} == {"whole.png", "whole.jpg", "whole.npz", "bright.npz"}
+    assert warned.warning.str.contains("400 pixels, larger than any crop").sum() == 3
+    assert (warned.problem == "").all()
+    assert warned.score.notna().all()
+    assert sum(line.startswith("warning: ") for line in lines) == 4
+    cut = predict.run(crops / "models/m.keras", [pictures / "whole.png"], box="50,100,40,40", echo=lines.append)
+    assert (cut.score.item(), cut.warning.item()) == (pytest.approx(1), "")
+    model = predict.load(crops / "models/m.keras")
+    outside = predict.score_files(model, [pictures / "whole.png"], box=(270, 0, 40, 40))
+    assert "whole.png: --box 270,0,40,40 is not inside its 300 × 400 pixels" in outside.problem.item()
+
+
+@pytest.mark.parametrize("box", ["1,2,3", "a,b,c,d", "-1,0,5,5", "0,0,0,5", "", "1,2,3,4,5"])
+def test_what_is_no_box_is_refused(crops, pictures, box):
+    with pytest.raises(UsageError, match=r"--box .*: not x,y,w,h in pixels"):
+        predict.run(crops / "models/m.keras", [pictures], box=box)
+
+
 def test_many_files_come_in_order(run_dir, tmp_path):
     values = np.random.default_rng(0).integers(0, 256, predict.BATCH * 2 + 3)
     for i, value in enumerate(values):

@@ -56,7 +56,7 @@ def test_wrong_model_types_and_files_are_named(small):
 
 
 def test_a_parameter_of_a_notebook_that_is_not_selected_counts_for_the_settings():
-    stages, values = parameters.plan(parameters.RunOptions(only=("07",), parameters=(("EPOCHS", "1"),)))
+    stages, _, values = parameters.plan(parameters.RunOptions(only=("07",), parameters=(("EPOCHS", "1"),)))
     assert [stage.name for stage in stages] == ["07_comparison"]
     assert "EPOCHS" not in stages[0].parameters
     assert values["EPOCHS"] == 1

@@ -213,7 +213,7 @@ def test_a_parameter_goes_only_where_it_is_declared(tmp_path, write_notebook, mo
     write_notebook("01_first", "1", parameters="EPOCHS: int = 0  # x")
     write_notebook("02_second", "1", parameters="SEED: int = 0\nDATASET: str = 'demo'")
     monkeypatch.setenv("MAMMO_RUN_DIR", str(tmp_path / "run"))
-    (first, second), values = parameters.plan(RunOptions(parameters=(("EPOCHS", "3"),)), tmp_path / "notebooks")
+    (first, second), _, values = parameters.plan(RunOptions(parameters=(("EPOCHS", "3"),)), tmp_path / "notebooks")
     assert (first.parameters, second.parameters) == ({"EPOCHS": 3}, {"DATASET": "demo"})
     assert values["RUN_DIR"] == str(tmp_path / "run")
 
@@ -336,3 +336,18 @@ def test_fingerprint_follows_the_files_and_links_to_folders(tmp_path):
     (elsewhere / "x.csv").write_text("b")
     os.utime(elsewhere / "x.csv", ns=(stat.st_atime_ns, stat.st_mtime_ns))  # same size, same time
     assert len({second, third, record.describe_dataset(settings)["fingerprint"]}) == 3
+
+
+def test_a_folder_alone_says_which_layout_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("copy").mkdir()
+    for name in ("Info.txt", "mdb001.pgm"):
+        (tmp_path / "copy" / name).touch()
+    lines = []
+    values = parameters.merge_options(RunOptions(data_dir="copy"), {}, echo=lines.append)
+    assert (values["DATASET"], values["PROFILE"]) == ("mini-mias", "full")
+    assert lines == ["taken as --dataset mini-mias: the folder holds Info.txt and mdb*.pgm"]
+    assert values == parameters.merge_options(RunOptions(), {"DATA_DIR": "copy"}, echo=lines.append)
+    given = [RunOptions(data_dir="copy", dataset="npz"), RunOptions(data_dir="copy", dataset="demo"), RunOptions()]
+    said = [parameters.merge_options(options, {}, echo=lines.append)["DATASET"] for options in given]
+    assert (said, len(lines)) == (["npz", "demo", "demo"], 2)

@@ -21,6 +21,7 @@ from shared.data.readers import (
 )
 from shared.data.readers.common import Dataset
 from shared.data.readers.demo import provide_demo, score_ideal_observer
+from shared.data.readers.detection import SIGNATURES, detect_layout
 from shared.run import EXCLUDED, DataError, check_choice, resolve_input
 
 READERS = {
