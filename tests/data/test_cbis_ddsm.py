@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from shared import data
-from shared.data.readers import cbis_series
+from shared.data.readers import cbis_ddsm, cbis_series
 from shared.run import DataError
 
 MASS, INFO = "csv/mass_case_description_train_set.csv", "csv/dicom_info.csv"
@@ -45,6 +45,14 @@ def describe(table, words):
 
 def is_two_valued(plane):
     return ((plane < 16) | (plane > 239)).mean() > 0.98
+
+
+def test_rows_longer_than_their_header_are_not_read_shifted(tree):
+    before = cbis_ddsm.read_roles(tree)
+    header, *rows = (tree / INFO).read_text().splitlines()
+    (tree / INFO).write_text("\n".join([header, *(f"{row},more" for row in rows)]))
+    assert before
+    assert cbis_ddsm.read_roles(tree) == before
 
 
 def test_rows_join_their_files(drawn):

@@ -102,8 +102,9 @@ def read_roles(data_dir: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     way_out = "fetch it again, or remove it: files are then told apart by their content"
+    options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "index_col": False}  # rows may be longer
     with refuse_damage(f"{path.name}: cannot be read", way_out):
-        info = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=["image_path", "SeriesDescription"])
+        info = pd.read_csv(path, usecols=["image_path", "SeriesDescription"], **options)
     roles = info.SeriesDescription.str.strip().str.lower().map(ROLES)
     keys = info.image_path.str.strip().str.split("/").str[-2:].str.join("/")
     return dict(zip(keys[roles.notna()], roles.dropna(), strict=True))
