@@ -40,23 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
     demo.add_argument("--fault", default="", choices=("marker", "outcome"), help="plant one, for docs/teaching.md")
 
-    predict = commands.add_parser("predict", help="score new images with a saved model, its own steps and threshold")
-    model: dict[str, Any] = {"dest": "model_file", "required": True, "metavar": "FILE"}
-    predict.add_argument("--model", **model, help="models/<name>.keras of a run directory")
-    predict.add_argument("places", nargs="+", metavar="IMAGE", help="files (DICOM, PNG, JPEG, PGM, NPZ ...) or folders")
-    predict.add_argument("--out", metavar="CSV", help="file to write (default: print)")
-    predict.add_argument("--threshold", type=float, metavar="T", help="instead of the model's own")
-
-    box = "score this part of each image, in pixels: what a model of crops needs of a whole mammogram"
-    predict.add_argument("--box", metavar="x,y,w,h", help=box)
-
-    export = commands.add_parser("export", help="write a saved model for phones and servers, and measure what it costs")
-    export.add_argument("--model", **model, help="models/<name>.keras of a run directory")
-    export.add_argument("--out", metavar="DIR", help="folder to write to (default: beside the model)")
-    kinds = ("float32", "float16", "int8", "onnx", "openvino")  # pipeline.export.KINDS, whose import takes seconds
-    options = {"dest": "kinds", "nargs": "+", "default": ("float16", "int8"), "choices": kinds}
-    export.add_argument("--kind", **options, help="default: float16 int8")
-
+    add_model_commands(commands)
     add_referee(commands)
     doctor = commands.add_parser("doctor", help="check Python, packages, GPU, memory, disk and cached weights")
     doctor.add_argument("--data-dir", metavar="DIR", help="say what this folder holds instead")
@@ -66,6 +50,25 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
     bench.add_argument("--out", metavar="FILE", help="JSON (default: runs/benchmark.json; none with --quick)")
     return parser
+
+
+def add_model_commands(commands: Any) -> None:
+    """Add the commands that take a saved model."""
+    predict = commands.add_parser("predict", help="score new images with a saved model, its own steps and threshold")
+    model: dict[str, Any] = {"dest": "model_file", "required": True, "metavar": "FILE"}
+    predict.add_argument("--model", **model, help="models/<name>.keras of a run directory")
+    predict.add_argument("places", nargs="+", metavar="IMAGE", help="files (DICOM, PNG, JPEG, PGM, NPZ ...) or folders")
+    predict.add_argument("--out", metavar="CSV", help="file to write (default: print)")
+    predict.add_argument("--threshold", type=float, metavar="T", help="instead of the model's own")
+    box = "score this part of each image, in pixels: what a model of crops needs of a whole mammogram"
+    predict.add_argument("--box", metavar="x,y,w,h", help=box)
+
+    export = commands.add_parser("export", help="write a saved model for phones and servers, and measure what it costs")
+    export.add_argument("--model", **model, help="models/<name>.keras of a run directory")
+    export.add_argument("--out", metavar="DIR", help="folder to write to (default: beside the model)")
+    kinds = ("float32", "float16", "int8", "onnx", "openvino")  # pipeline.export.KINDS, whose import takes seconds
+    options = {"dest": "kinds", "nargs": "+", "default": ("float16", "int8"), "choices": kinds}
+    export.add_argument("--kind", **options, help="default: float16 int8")
 
 
 def add_referee(commands: Any) -> None:
