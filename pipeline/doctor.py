@@ -18,7 +18,7 @@ INSTALL = f"{Path(sys.executable).name} -m pip install -r requirements.txt"
 WAYS_OUT = {  # a part of the words with which a reader leaves an image out: what to do about it
     "compares lesions": "-p TASK abnormal takes it", "uses originals": "-p TASK original takes it",
     "no crop": "-p INPUT full takes it", "missing": "fetch the file", "stands twice": "remove one",
-    "no label": "complete the table", "no severity": "complete the table", "cannot be read": "correct the line",
+    "no label": "add it if you know it", "no severity": "add it if you know it", "cannot be read": "correct the line",
 }  # fmt: skip
 SHOWN = 10  # problems at most
 Lines = Iterator[tuple[str, str]]
