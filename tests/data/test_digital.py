@@ -121,7 +121,7 @@ def test_each_split_and_each_fold_has_both_classes_and_no_column_knows_the_outco
 
 def test_input_is_what_the_layout_is_made_of_unless_given(tmp_path):
     found = {name: resolve_settings({"DATASET": name, "DATA_DIR": "x", "INPUT": "auto"}).input for name in data.READERS}
-    assert {name for name in found if found[name] == "full"} == {"vindr-mammo", "rsna-2023"}
+    assert {name for name in found if found[name] == "full"} == {"vindr-mammo", "rsna-2023", "cmmd", "inbreast"}
     assert resolve_settings({"DATASET": "vindr-mammo", "DATA_DIR": "x", "INPUT": "crop"}).input == "crop"
 
 

@@ -47,7 +47,7 @@ def test_row_and_files_agree(prepared):
     test = rows[rows.split == "test"]
     assert result["auc"] == pytest.approx(evaluation.auc(test.label, test.score), abs=1e-8)
     assert (result["n_test"], result["n_patients"], result["k"]) == (80, 40, 1)
-    assert result["trained_on"] == {"dataset": "demo", "task": "malignant", "input": "crop", "image_size": 96}
+    assert result["trained_on"] == {"dataset": "demo", "task": "malignant", "input": "auto", "image_size": 96}
     table = evaluation.load_table(prepared.settings.run_dir)
     assert (list(table.columns), table.auc[0]) == (list(TABLE_COLUMNS), pytest.approx(result["auc"]))
     assert result["auc_low"] < result["auc"] < result["auc_high"]

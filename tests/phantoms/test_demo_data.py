@@ -17,7 +17,8 @@ from sklearn.metrics import roc_auc_score
 from phantoms import Difficulty, write_demo_data
 from phantoms.films import draw_film, draw_geometry, find_place
 from phantoms.patients import MASS, VIEWS, plan_patients
-from phantoms.write_cbis_ddsm import CASE_FILES, DICOM_COLUMNS, UID_ROOT
+from phantoms.write_cbis_ddsm import CASE_FILES, DICOM_COLUMNS
+from phantoms.writing import UID_ROOT
 from shared.data.readers.demo import score_ideal_observer
 from shared.run import DataError
 

@@ -16,10 +16,10 @@ LAYOUTS = {  # layout: patients, task, notebooks
     "png-npz": (24, "original", ("01",)),
     "npz": (36, "malignant", ("01",)),
     "mini-mias": (36, "abnormal", ("01", "03", "07")),
-    "vindr-mammo": (40, "malignant", ("01", "03", "07")),
+    "vindr-mammo": (40, "malignant", ("01",)),
     "rsna-2023": (40, "malignant", ("01",)),
     "cmmd": (40, "malignant", ("01", "03", "07")),
-    "inbreast": (40, "malignant", ("01", "03", "07")),
+    "inbreast": (40, "malignant", ("01",)),
 }
 
 
