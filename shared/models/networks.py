@@ -77,7 +77,7 @@ BACKBONES = {
 
 def build_simple_cnn(x: Tensor) -> Tensor:
     """Add two convolutions with max pooling, dropout and one dense layer."""
-    x = layers.Rescaling(1 / 255, name="rescale")(x)
+    x = layers.Rescaling(1 / 127.5, offset=-1, name="rescale")(x)
     x = layers.Conv2D(16, 3, activation="relu", name="conv_1")(x)
     x = layers.MaxPooling2D(2, name="pool_1")(x)
     x = layers.Conv2D(32, 3, activation="relu", name="conv_2")(x)
