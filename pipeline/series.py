@@ -89,11 +89,14 @@ def run_stages(
         if not force and record.is_done(stage, basis, content, run_dir):
             echo(f"{label}: unchanged, not run again")
             continue
-        earlier = content["stages"].get(stage.name, {}).get("outputs", [])
+        before, made_from = content["stages"].get(stage.name, {}), record.made_from(stage, basis)
+        earlier = before.get("outputs", [])
         entry: dict[str, Any] = {"status": "running", "started": record.now(), "outputs": earlier}
         entry |= {"key": record.stage_key(stage, basis, content), "parameters": all_parameters([stage])}
-        entry |= {"git": content["git"], "made_from": record.made_from(stage, basis)}
+        entry |= {"git": content["git"], "made_from": before.get("made_from", made_from)}  # until it is done
         content["stages"][stage.name] = entry
+        own = {name: reason for name, reason in content["stale"].items() if name in earlier}
+        content["stale"] = {name: reason for name, reason in content["stale"].items() if name not in own}
         record.save_record(content, run_dir)
         if not sys.stderr.isatty():
             echo(f"{label}: running ...")
@@ -101,13 +104,13 @@ def run_stages(
             run_stage(stage, entry, run_dir, label)
         except BaseException as error:
             entry.update(status="failed", error=str(error) or "interrupted")
-            content.update(status="failed", finished=record.now())
+            content.update(status="failed", finished=record.now(), stale=content["stale"] | own)
             record.save_record(content, run_dir)
             with contextlib.suppress(Exception):  # the error itself matters more
                 report.write_index(run_dir)
             raise
-        clock[stage.name] = entry["seconds"]
-        content["stale"] = {name: reason for name, reason in content["stale"].items() if name not in entry["made"]}
+        clock[stage.name], entry["made_from"] = entry["seconds"], made_from
+        content["stale"] |= {name: reason for name, reason in own.items() if name not in entry["made"]}
         record.save_record(content, run_dir)
         echo(f"{label}: {entry['seconds']:.0f} s{time_left(clock, [later.name for later in stages[number:]])}")
 

@@ -279,6 +279,21 @@ def test_results_of_other_parameters_are_stale_until_they_are_made_again(two, no
     assert read_record(two)["stale"] == {}
 
 
+def test_a_notebook_that_runs_again_may_read_what_it_makes(tmp_path, write_notebook, no_kernels):
+    look = """
+import json
+assert "results/a.txt" not in json.loads((run / "run.json").read_text())["stale"]
+assert EPOCHS != 5, "told to fail"
+"""
+    write_notebook("01_first", counting("a") + look)
+    run(tmp_path, ("EPOCHS", "3"))
+    with pytest.raises(AssertionError, match="told to fail"):
+        run(tmp_path, ("EPOCHS", "5"))
+    assert set(read_record(tmp_path)["stale"]) == {"results/a.txt"}
+    run(tmp_path, ("EPOCHS", "4"))
+    assert read_record(tmp_path)["stale"] == {}
+
+
 @pytest.mark.parametrize(("error", "line"), [
     (Timeout("x"), "another run is going on there"), (OSError(37, "No locks available"), "No locks available"),
     (NotImplementedError(), "cannot lock files"),
