@@ -44,11 +44,17 @@ def write_patient(out: Path, patient: Patient) -> list[dict[str, Any]]:
         lesions = [lesion for lesion in patient.lesions if lesion.side == side]
         kinds, malignant = {lesion.kind for lesion in lesions}, any(lesion.malignant for lesion in lesions)
         subtype = str(rng.choice(SUBTYPES)) if malignant and name.startswith("D2") else None
-        rows.append({
-            "ID1": name, "LeftRight": side[0], "Age": age, "number": 2,
-            "abnormality": "both" if len(kinds) == 2 else min(kinds),
-            "classification": "Malignant" if malignant else "Benign", "subtype": subtype,
-        })  # fmt: skip
+        rows.append(
+            {
+                "ID1": name,
+                "LeftRight": side[0],
+                "Age": age,
+                "number": 2,
+                "abnormality": "both" if len(kinds) == 2 else min(kinds),
+                "classification": "Malignant" if malignant else "Benign",
+                "subtype": subtype,
+            }
+        )
     if both and len(rows) == 1 and rows[0]["classification"] == "Malignant" and number % 4 == 0:
         other = "R" if rows[0]["LeftRight"] == "L" else "L"  # nothing is drawn there: a biopsy that found nothing
         rows.append(rows[0] | {"LeftRight": other, "classification": "Benign", "subtype": None})
@@ -63,11 +69,17 @@ def describe(patient: Patient, name: str, side: str, view: str) -> dict[str, Any
     code.CodeValue, code.CodeMeaning = VIEW_CODES[view]
     code.CodingSchemeDesignator = "SCT"
     return {
-        "SOPClassUID": MAMMOGRAM, "SOPInstanceUID": dicom_uid(patient, side, view),
-        "StudyInstanceUID": dicom_uid(patient), "SeriesInstanceUID": dicom_uid(patient, 1),
-        "PatientID": name, "PatientName": name, "ImageLaterality": side[0], "ViewCodeSequence": [code],
-        "WindowCenter": 128, "WindowWidth": 256,
-    }  # fmt: skip
+        "SOPClassUID": MAMMOGRAM,
+        "SOPInstanceUID": dicom_uid(patient, side, view),
+        "StudyInstanceUID": dicom_uid(patient),
+        "SeriesInstanceUID": dicom_uid(patient, 1),
+        "PatientID": name,
+        "PatientName": name,
+        "ImageLaterality": side[0],
+        "ViewCodeSequence": [code],
+        "WindowCenter": 128,
+        "WindowWidth": 256,
+    }
 
 
 def write_workbook(path: Path, rows: list[list]) -> None:

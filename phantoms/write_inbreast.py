@@ -44,9 +44,12 @@ def write_patient(out: Path, patient: Patient) -> list[list]:
         file = FIRST_FILE + 37 * (4 * number + position)
         name = f"{file}_{int(dicom_uid(patient).split('.')[-1]):x}"[:25]  # the patient: 16 hexadecimal digits
         attributes = {
-            "SOPClassUID": MAMMOGRAM, "SOPInstanceUID": dicom_uid(patient, side, view), "BitsStored": 14,
-            "PatientID": "removed", "PatientName": "removed",
-        }  # fmt: skip
+            "SOPClassUID": MAMMOGRAM,
+            "SOPInstanceUID": dicom_uid(patient, side, view),
+            "BitsStored": 14,
+            "PatientID": "removed",
+            "PatientName": "removed",
+        }
         pixels = np.round(film.image * 16383).astype(np.uint16)
         short = "ML" if view == "MLO" else view
         save_dicom(out / f"AllDICOMs/{name}_MG_{side[0]}_{short}_ANON.dcm", pixels, attributes)
@@ -67,8 +70,9 @@ def list_regions(rng: Generator, film: Film, view: str) -> list[tuple[str, np.nd
         outline = max(outlines, key=cv2.contourArea)[:, 0].astype(float)
         regions.append(("Cluster" if lesion.kind == CALC else NAMES.get(lesion.margins, "Mass"), outline))
         dots = outline[rng.integers(0, len(outline), 4)] if lesion.kind == CALC else outline[:0]
-        regions += [("Calcification", dot[None] + [[0, 0], [1, 0]][: 1 + position % 2])
-                    for position, dot in enumerate(dots)]  # fmt: skip
+        regions += [
+            ("Calcification", dot[None] + [[0, 0], [1, 0]][: 1 + position % 2]) for position, dot in enumerate(dots)
+        ]
     if view == "MLO" and film.lesions:
         regions.append(("Pectoral Muscle", np.array([[0.0, 0.0], [60 * MM, 0.0], [0.0, 90 * MM]])))
     return regions

@@ -65,9 +65,14 @@ def describe(patient: Patient, lesions: tuple[Lesion, ...], image_words: Row) ->
     worked_up = cancer or any(lesion.assessment >= 4 for lesion in lesions)
     recall = 0 if worked_up else 1 + patient.number % 2
     return {
-        "site_id": site, **image_words, "cancer": int(cancer), "biopsy": int(worked_up),
-        "invasive": int(cancer and patient.number % 4 > 0), "BIRADS": recall if site == 1 else "",
-        "implant": int(patient.number % 30 == 9), "density": "ABCD"[patient.density - 1] if site == 1 else "",
+        "site_id": site,
+        **image_words,
+        "cancer": int(cancer),
+        "biopsy": int(worked_up),
+        "invasive": int(cancer and patient.number % 4 > 0),
+        "BIRADS": recall if site == 1 else "",
+        "implant": int(patient.number % 30 == 9),
+        "density": "ABCD"[patient.density - 1] if site == 1 else "",
         "machine_id": (49, 48, 29, 21)[patient.number % 4],
         "difficult_negative_case": worked_up and not cancer,
-    }  # fmt: skip
+    }

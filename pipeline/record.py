@@ -130,14 +130,26 @@ def open_record(settings: Settings, stages: list[Stage], basis: dict[str, Any]) 
     if name != dataset["name"]:
         raise UsageError(f"{settings.run_dir}: holds a run on {name!r}; give another --run-dir for {dataset['name']!r}")
     return {
-        "project": PROJECT, "status": "running", "started": now(), "finished": None, "version": __version__,
+        "project": PROJECT,
+        "status": "running",
+        "started": now(),
+        "finished": None,
+        "version": __version__,
         "temporary": before.get("temporary") or f".part-{secrets.token_hex(4)}-",
-        "parameters": all_parameters(stages), "settings": asdict(settings),
-        "seeds": {"SEED": settings.seed, "SEEDS": list(settings.seeds)}, "dataset": dataset,
-        "python": platform.python_version(), "platform": platform.platform(), "cpu_count": os.cpu_count(),
-        "packages": basis["packages"], "git": git_state(), "peak_memory_mb": None, "seconds": None,
-        "stages": before.get("stages", {}), "stale": before.get("stale", {}),
-    }  # fmt: skip
+        "parameters": all_parameters(stages),
+        "settings": asdict(settings),
+        "seeds": {"SEED": settings.seed, "SEEDS": list(settings.seeds)},
+        "dataset": dataset,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "packages": basis["packages"],
+        "git": git_state(),
+        "peak_memory_mb": None,
+        "seconds": None,
+        "stages": before.get("stages", {}),
+        "stale": before.get("stale", {}),
+    }
 
 
 def save_record(record: dict[str, Any], run_dir: Path) -> None:

@@ -87,7 +87,10 @@ def collect_facts(run_dir: Path | str) -> dict[str, Any]:
     fixed = ("split", "images", "patients", "prevalence")  # the two other columns are named after the classes
     name = run.get("dataset", {}).get("name") or (rows[0]["dataset"] if rows else audit.get("dataset", "unknown"))
     facts |= {
-        "stages": run.get("stages", {}), "name": name, "is_demo": name == "demo", "exclusions": exclusions,
+        "stages": run.get("stages", {}),
+        "name": name,
+        "is_demo": name == "demo",
+        "exclusions": exclusions,
         "splits": [
             {**{key: row.get(key) for key in fixed}, "classes": {k: v for k, v in row.items() if k not in fixed}}
             for row in audit.get("splits", [])
@@ -98,7 +101,7 @@ def collect_facts(run_dir: Path | str) -> dict[str, Any]:
         "training": {"epochs": len(epochs), "learning_rate": rate},
         "chosen": next((row for row in rows if row["model"] == chosen), None),
         "has_external": (run_dir / WORDS["done"]["external"]).exists(),
-    }  # fmt: skip
+    }
     question, answer, limits = (fill(TEMPLATES / f"{name}.txt", facts) for name in ("question", "answer", "limits"))
     return facts | {"question": question.strip(), "answer": answer.split("\n")[:-1], "limits": limits.split("\n")[:-1]}
 

@@ -157,14 +157,14 @@ def weighted_auc(labels: np.ndarray, scores: np.ndarray) -> Statistic:
     return areas
 
 
-def roc_band(labels: Array, scores: Array, patients: Array, *, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
+def roc_band(labels: Array, scores: Array, patients: Array, *, draws: int = 1000) -> pd.DataFrame:
     """Compute a ROC curve and its pointwise interval: false_positive_rate (101), sensitivity, low, high."""
     labels, scores = check_scores(labels, scores)
     grid = np.linspace(0, 1, 101)
     table = pd.DataFrame({"false_positive_rate": grid, "sensitivity": nan, "low": nan, "high": nan})
     if not has_both(labels):
         return table
-    weights = (row for chunk in draw_patients(patients, len(labels), draws, seed) for row in chunk)
+    weights = (row for chunk in draw_patients(patients, len(labels), draws, 0) for row in chunk)
     usable = [None, *(row for row in weights if has_both(labels[row > 0]))]
     curves = [roc_curve(labels, scores, sample_weight=row) for row in usable]
     value, *drawn = (np.interp(grid, false, true) for false, true, _ in curves)  # at a vertical step, its top

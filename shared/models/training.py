@@ -132,10 +132,15 @@ def train(
     keras.utils.set_random_seed(options.seed)
     compile_model(model, options, steps=-(-len(rows) // options.batch_size))
     batches = make_dataset(
-        inputs, labels, rows, batch_size=options.batch_size, seed=options.seed, orientations=orientations,
+        inputs,
+        labels,
+        rows,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        orientations=orientations,
         order="balanced" if options.balancing == "balanced_batches" else "shuffled",
         augment=make_augmentation(seed=options.seed) if options.augment else None,
-    )  # fmt: skip
+    )
     validation = make_dataset(inputs, labels, held_out, batch_size=64, orientations=some)
     sample = held_out[:: -(-len(held_out) // COLLAPSE_SAMPLE)]
     collapse = ClassCollapse(read_inputs(inputs, sample, np.full(len(sample), some[0])))
@@ -148,9 +153,14 @@ def train(
         weights = dict(zip(classes.tolist(), compute_class_weight("balanced", classes=classes, y=drawn), strict=True))
     started = time.perf_counter()
     log = model.fit(
-        batches, validation_data=validation, epochs=options.epochs, class_weight=weights,
-        callbacks=[stopping, collapse], shuffle=False, verbose=0,
-    )  # fmt: skip
+        batches,
+        validation_data=validation,
+        epochs=options.epochs,
+        class_weight=weights,
+        callbacks=[stopping, collapse],
+        shuffle=False,
+        verbose=0,
+    )
     history = pd.DataFrame({"epoch": log.epoch, **log.history, "learning_rate": options.learning_rate})
     scores = np.nan_to_num(predict(model, inputs, held_out, orientations=some), nan=0.5)
     auc = roc_auc_score(labels[held_out] if two_classes else labels[held_out] >= 2, scores)

@@ -16,7 +16,8 @@ from shared.data.readers import cbis_series, common, tables
 from shared.data.readers.common import Dataset
 from shared.run import PATHOLOGIES, DataError, refuse_damage
 
-NAME, TASKS = "cbis-ddsm", ("malignant", "subtype")  # each image shows an abnormality
+NAME = "cbis-ddsm"
+TASKS = ("malignant", "subtype")  # each image shows an abnormality
 CASE_FILES = {
     (kind, split): f"{kind[:4]}_case_description_{split}_set.csv"
     for kind in ("mass", "calcification")

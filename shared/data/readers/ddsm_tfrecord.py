@@ -23,7 +23,8 @@ from shared.data.readers.common import Dataset
 from shared.run import DataError, refuse_damage
 from shared.run.native_output import quiet_native_output
 
-NAME, TASKS = "ddsm-tfrecord", ("malignant", "abnormal", "subtype")
+NAME = "ddsm-tfrecord"
+TASKS = ("malignant", "abnormal", "subtype")
 SIDE = 299  # pixels, height and width of every image
 MAX_RECORD = 4 * SIDE**2  # bytes; a record holds one image and a few words
 LESIONS = (("normal", "NORMAL"), *common.SUBTYPES)  # position = the source's `label`
@@ -77,36 +78,20 @@ def index_shard(data_dir: Path, shard: str, task: str) -> list[dict]:
     """List the records of one shard as manifest rows; raises DataError where the file is cut short or damaged."""
     tf, path = load_tensorflow(), data_dir / shard
     rows: list[dict] = []
-    offsets = find_records(path)
+    offset = 0  # at which a record starts: length (8 bytes), its CRC-32C (4), message, its CRC-32C (4)
     try:
         messages = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
-        bar = tqdm(messages, f"indexing {path.name}", len(offsets), leave=False, disable=None)
-        for offset, message in zip(offsets, bar, strict=True):
+        for message in tqdm(messages, f"indexing {path.name}", leave=False, disable=None):
             values, problem = parse_example(message)
             row = make_row(f"{path.stem}_{len(rows):06d}", values, task)
             rows.append(row | {"image_path": f"{shard}#{offset}", "official_split": "train"})
             rows[-1]["exclusion_reason"] = problem or row["exclusion_reason"]
+            offset += len(message) + 16
     except (tf.errors.OpError, UnicodeEncodeError):  # or a name that is no text
-        raise DataError(DAMAGED.format(path, len(rows), offsets[len(rows)])) from None
+        raise DataError(DAMAGED.format(path, len(rows), offset)) from None
     if not rows:
         raise DataError(f"{path}: no records; the file is empty, fetch it again")
     return rows
-
-
-def find_records(path: Path) -> list[int]:
-    """Return the byte at which each record starts: length (8 bytes), its CRC-32C (4), message, its CRC-32C (4).
-
-    Raises DataError where one says that it is longer than any, before TensorFlow makes room for it.
-    """
-    offsets, end = [], 0
-    with path.open("rb") as file:
-        while end < path.stat().st_size:
-            offsets.append(file.seek(end))
-            length = int.from_bytes(file.read(8), "little")
-            if length > MAX_RECORD:
-                raise DataError(DAMAGED.format(path, len(offsets) - 1, end))
-            end += length + 16
-    return offsets
 
 
 def parse_example(message: bytes) -> tuple[dict, str]:
@@ -147,10 +132,15 @@ def make_row(image_id: str, values: dict, task: str) -> dict:
         reason = "" if label else f"normal tile: task {task} compares lesions with lesions"
     patient = common.patient_from_name(stem) or (leading[0] if leading else stem) or name or image_id
     return {
-        "image_id": image_id, "patient_id": patient, **common.side_and_view(name), "abnormality_type": abnormality,
-        "pathology": pathology, "exclusion_reason": reason, "subtype": common.subtype_of(abnormality, pathology),
+        "image_id": image_id,
+        "patient_id": patient,
+        **common.side_and_view(name),
+        "abnormality_type": abnormality,
+        "pathology": pathology,
+        "exclusion_reason": reason,
+        "subtype": common.subtype_of(abnormality, pathology),
         "label": lesion or 0 if task == "abnormal" else int(pathology == "MALIGNANT"),
-    }  # fmt: skip
+    }
 
 
 def index_array(data_dir: Path, part: str, task: str) -> list[dict]:

@@ -6,7 +6,8 @@ from shared.data.readers import common
 from shared.data.readers.common import Dataset
 from shared.run import DataError
 
-NAME, TASKS = "npz", ("malignant", "abnormal")
+NAME = "npz"
+TASKS = ("malignant", "abnormal")
 POSITIVE = ("cancer", "malignant", "positive", "abnormal", "1")
 NEGATIVE = ("non_cancer", "noncancer", "no_cancer", "benign", "negative", "normal", "healthy", "0")
 

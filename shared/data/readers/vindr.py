@@ -22,7 +22,8 @@ from shared.run import DataError
 
 NAME = "vindr-mammo"
 POSITIVE_FROM = {"malignant": 4, "birads-5": 5}  # task: the lowest BI-RADS category that is positive
-BREASTS, FINDINGS = "breast-level_annotations.csv", "finding_annotations.csv"
+BREASTS = "breast-level_annotations.csv"
+FINDINGS = "finding_annotations.csv"
 SPLITS = {"training": "train", "test": "test"}
 CATEGORIES = tuple(f"BI-RADS {number}" for number in range(1, 6))
 NEEDED = (
@@ -117,10 +118,13 @@ def name_rows(table: pd.DataFrame) -> dict[str, Any]:
     """Return the manifest columns that mammograms and crops have in common."""
     side = table.laterality.map(tables.SIDES)
     return {
-        "image_id": table.image_id + "_" + side + "_" + table.view_position, "patient_id": table.study_id,
-        "side": side, "view": table.view_position, "official_split": table.split.map(SPLITS),
+        "image_id": table.image_id + "_" + side + "_" + table.view_position,
+        "patient_id": table.study_id,
+        "side": side,
+        "view": table.view_position,
+        "official_split": table.split.map(SPLITS),
         "breast_density": table.breast_density.str.removeprefix("DENSITY ").map(tables.DENSITIES),
-    }  # fmt: skip
+    }
 
 
 def list_mammograms(table: pd.DataFrame, findings: pd.DataFrame | None, lowest: int) -> pd.DataFrame:
