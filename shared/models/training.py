@@ -147,10 +147,7 @@ def train(
     monitor = {"monitor": "val_auc", "mode": "max"} if two_classes else {"monitor": "val_loss"}
     patience = options.epochs if options.keep_last else options.patience
     stopping = keras.callbacks.EarlyStopping(**monitor, patience=patience, restore_best_weights=not options.keep_last)
-    weights = None
-    if options.balancing == "class_weights":
-        classes, drawn = np.unique(labels[rows]), labels[rows]
-        weights = dict(zip(classes.tolist(), compute_class_weight("balanced", classes=classes, y=drawn), strict=True))
+    weights = weigh_classes(labels[rows]) if options.balancing == "class_weights" else None
     started = time.perf_counter()
     log = model.fit(
         batches,
@@ -172,6 +169,12 @@ def train(
     messages = tuple(filter(None, (warn_of_sensitivity(history), collapse.message)))
     kept = log.epoch[-1] if options.keep_last else stopping.best_epoch
     return Training(history, time.perf_counter() - started, kept, float(auc), messages)
+
+
+def weigh_classes(labels: np.ndarray) -> dict[int, float]:
+    """Return {class: weight} by which all classes of labels int (n,) count alike."""
+    classes = np.unique(labels)
+    return dict(zip(classes.tolist(), compute_class_weight("balanced", classes=classes, y=labels), strict=True))
 
 
 def compile_model(model: keras.Model, options: TrainingOptions, *, steps: int) -> None:

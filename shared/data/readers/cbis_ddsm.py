@@ -92,7 +92,7 @@ def read_case_file(path: Path) -> pd.DataFrame:
     frame = tables.read_words(path, NEEDED, DESCRIPTORS).rename(columns=RENAMED)
     frame["pathology"] = frame.pathology.str.upper()
     tables.check_column(path.name, frame.pathology, PATHOLOGIES)
-    tables.check_filled(path.name, frame.patient_id)
+    tables.check_filled(path.name, frame, "patient_id")
     return frame
 
 

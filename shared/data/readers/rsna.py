@@ -41,8 +41,7 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "full") -> Dat
     common.check_input(NAME, input)
     tables.check_column(TABLE, table.cancer, ("0", "1"))
     tables.check_column(TABLE, table.laterality, tables.SIDES)
-    for column in ("patient_id", "image_id"):
-        tables.check_filled(TABLE, table[column])
+    tables.check_filled(TABLE, table, "patient_id", "image_id")
     notes = [
         "The label says whether cancer was proven in this breast, not whether this view shows it.",
         "biopsy, invasive, difficult_negative_case and BIRADS know the outcome: they are not in the manifest.",
