@@ -115,7 +115,7 @@ def join_files(cases: pd.DataFrame, find: Callable[[Any], tuple[str, str, str]])
     """Add `full_path`, `crop_path` and `mask_path` ("" where not on disk), as `find` gives them for a row of cases."""
     with ThreadPoolExecutor(decoding.READERS) as pool:
         found = list(pool.map(find, cases.itertuples(index=False)))
-    return cases.assign(**dict(zip(("full_path", "crop_path", "mask_path"), zip(*found, strict=True), strict=True)))
+    return cases.join(pd.DataFrame(found, columns=["full_path", "crop_path", "mask_path"], index=cases.index))
 
 
 def build_dataset(name: str, data_dir: Path, joined: pd.DataFrame, *, task: str, input: str) -> Dataset:
