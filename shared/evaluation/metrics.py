@@ -124,7 +124,9 @@ def weighted_thresholds(
         ones = (weights @ labels / weights.sum(axis=1))[:, None]
         first, second = sensitivities + specificities, ones * sensitivities + (1 - ones) * specificities
     else:
-        second, freed = (sensitivities, specificities)[:: 1 if rule == "sensitivity" else -1]
+        second, freed = sensitivities, specificities
+        if rule == "specificity":
+            second, freed = freed, second
         first = np.where(second >= targets[:, None] - 1e-12, freed, -1.0)
     # sums that are equal on paper must tie, or the second criterion never decides
     second = np.where(first >= first.max(axis=1, keepdims=True) - 1e-12, second, -1.0)
