@@ -7,17 +7,8 @@ from shared import data
 from shared.run import Settings, read_json
 
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    return data.provide_demo(tmp_path_factory.mktemp("drawn") / "demo", patients=40)
-
-
-def settings_for(folder, run_dir, **options):
-    return Settings(**{"dataset": "cbis-ddsm", "data_dir": folder, "run_dir": run_dir, "image_size": 32} | options)
-
-
 def test_prepare_makes_what_the_rest_needs(drawn, tmp_path):
-    settings = settings_for(drawn, tmp_path, task="subtype")
+    settings = Settings("cbis-ddsm", drawn("cbis-ddsm", 40), tmp_path, image_size=32, task="subtype")
     data.check_can_run(settings)
     prepared = data.prepare(settings)
     count = len(prepared.manifest)
