@@ -17,7 +17,8 @@ from shared.run.settings import LIMITS
 
 SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".pgm", ".tif", ".tiff", ".bmp", ".npz", ".npy")
 COLUMNS = ("image", "score", "threshold", "prediction", "problem", "warning")
-BATCH, MAX_SIDE = 32, LIMITS["image_size"][1]
+BATCH = 32
+MAX_SIDE = LIMITS["image_size"][1]
 
 
 @dataclass(frozen=True)

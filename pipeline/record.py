@@ -20,7 +20,8 @@ from shared.models.pretrained import find_file
 from shared.run import DataError, Settings, UsageError, list_tree, project_root, read_json, write_json
 from shared.run.places import PROJECT, RECORD_FILE
 
-TABLES, MAX_TABLE_BYTES = (".csv", ".txt"), 50_000_000
+TABLES = (".csv", ".txt")
+MAX_TABLE_BYTES = 50_000_000
 PACKAGES = (
     "tensorflow", "keras", "numpy", "pandas", "scipy", "scikit-learn", "opencv-python-headless", "pillow", "pydicom",
     "matplotlib", "joblib", "papermill", "nbconvert", "ipykernel", "jupyterlab",

@@ -20,7 +20,8 @@ from shared.models import check_weights
 from shared.run import UsageError, check_run_dir, claim_run_dir, project_root, resolve_settings, write_text
 from shared.run.files import TEMPORARY
 
-LOCK_FILE, OUTPUT_FOLDERS = ".lock", ("data", "models", "results", "notebooks")
+LOCK_FILE = ".lock"
+OUTPUT_FOLDERS = ("data", "models", "results", "notebooks")
 Echo = Callable[[str], None]
 
 

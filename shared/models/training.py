@@ -32,7 +32,8 @@ LINEAR_STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # scikit-learn's C
 # gain. Nor did the head of the frozen stage: .875, .872, .864 at learning rates 3e-4, 2e-4, 1e-4 (one seed).
 FINE_TUNING = {"epochs": 25, "learning_rate": 3e-4, "batch_size": 32, "patience": 25}
 EPOCHS_FOR_A_NEW_HEAD = 15  # fewer start from the head of the frozen stage (demo: validation AUC .79 instead of .71)
-SPECIFICITY, SENSITIVITY_FLOOR = 0.8, 0.5  # a training says so where it finds fewer than half at this specificity
+SPECIFICITY = 0.8  # at which sensitivity is measured after each epoch
+SENSITIVITY_FLOOR = 0.5  # a training says so where it finds a smaller share
 TOLERANCE = 0.01  # by which probabilities may miss [0, 1], and their sum 1: half precision
 COLLAPSE_SAMPLE = 64  # validation images that are looked at for a collapse after each epoch
 
