@@ -31,7 +31,8 @@ def write(out: Path, plans: list[Patient], run: Callable[..., list]) -> None:
 
 def write_patient(out: Path, patient: Patient) -> list[dict[str, Any]]:
     """Write the images of a patient and return her rows of the workbook, one a breast with findings."""
-    rng, number = stream(patient, 13), patient.number - ACQUISITIONS[patient.acquisition].first_patient + 1
+    rng = stream(patient, 13)
+    number = patient.number - ACQUISITIONS[patient.acquisition].first_patient + 1
     name = f"D1-{number:04d}" if number % 3 else f"D2-{number:04d}"  # two rounds of collection
     both = len(patient.sides()) == 2 or rng.random() < 0.8
     films = list(draw_films(patient, ("LEFT", "RIGHT") if both else patient.sides()))
@@ -39,7 +40,8 @@ def write_patient(out: Path, patient: Patient) -> list[dict[str, Any]]:
     for position, (side, view, film) in enumerate(films, 1):
         attributes = describe(patient, name, side, view) | {"InstanceNumber": position}
         save_dicom(folder / f"1-{position}.dcm", to_uint8(film.image), attributes)
-    rows, age = [], int(rng.integers(25, 80))
+    rows = []
+    age = int(rng.integers(25, 80))
     for side in patient.sides():
         lesions = [lesion for lesion in patient.lesions if lesion.side == side]
         kinds, malignant = {lesion.kind for lesion in lesions}, any(lesion.malignant for lesion in lesions)

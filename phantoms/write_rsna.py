@@ -54,7 +54,8 @@ def write_patient(out: Path, patient: Patient) -> list[Row]:
 def write_take(target: Path, picture: np.ndarray, patient: Patient) -> None:
     """Write one image: JPEG 2000 of 16 bits, or plain with 12 bits; every third patient's MONOCHROME1."""
     is_compressed = patient.number % 2 == 0
-    bits, is_inverted = 16 if is_compressed else 12, patient.number % 3 == 0
+    bits = 16 if is_compressed else 12
+    is_inverted = patient.number % 3 == 0
     write_dicom(target, picture, bits=bits, is_inverted=is_inverted, is_compressed=is_compressed)
 
 

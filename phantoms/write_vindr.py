@@ -32,7 +32,9 @@ def write(out: Path, plans: list[Patient], run: Callable[..., list]) -> None:
 
 def write_patient(out: Path, patient: Patient) -> tuple[list[Row], list[Row]]:
     """Draw and write the four views of a patient; return her rows of both tables."""
-    study, breasts, findings = code(patient, "study"), [], []
+    study = code(patient, "study")
+    breasts = []
+    findings = []
     split = "training" if patient.split[patient.lesions[0].kind] == TRAIN else "test"
     for side, view, film in draw_films(patient, SIDES):
         rng = stream(patient, 21, SIDES.index(side), VIEWS.index(view))

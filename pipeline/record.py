@@ -62,7 +62,9 @@ def hash_folder(folder: Path, *, without: Path | None = None) -> tuple[str, int,
     Links are followed, see `list_tree`; `without` and what is below it do not count.
     Returns SHA-256, number of files, bytes.
     """
-    digest, files, size = hashlib.sha256(), 0, 0
+    digest = hashlib.sha256()
+    files = 0
+    size = 0
     for path in list_tree(folder, without=without):
         stat = path.stat()
         digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
@@ -74,7 +76,8 @@ def hash_folder(folder: Path, *, without: Path | None = None) -> tuple[str, int,
 
 def hash_sources() -> str:
     """Hash the sources that notebooks call: the packages `shared` and `phantoms`."""
-    digest, root = hashlib.sha256(), project_root()
+    digest = hashlib.sha256()
+    root = project_root()
     for path in sorted([*(root / "shared").rglob("*"), *(root / "phantoms").rglob("*")]):
         if path.is_file() and "__pycache__" not in path.parts:
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
@@ -125,7 +128,8 @@ def find_stale(record: dict[str, Any], stages: Iterable[Stage], basis: dict[str,
 
 def open_record(settings: Settings, stages: list[Stage], basis: dict[str, Any]) -> dict[str, Any]:
     """Start the record of this run from the one that is there; raises UsageError where that is on another data set."""
-    dataset, path = basis["dataset"], settings.run_dir / RECORD_FILE
+    dataset = basis["dataset"]
+    path = settings.run_dir / RECORD_FILE
     before = read_json(path) if path.exists() else {}
     name = before.get("dataset", {}).get("name", dataset["name"])
     if name != dataset["name"]:

@@ -60,7 +60,8 @@ def fit_intercept(labels: Array, scores: Array) -> Platt:
     labels, scores = check_scores(labels, scores, probabilities=True)
     if not has_both(labels):
         return Platt()
-    logits, share = logit(scores), labels.mean()
+    logits = logit(scores)
+    share = labels.mean()
     return Platt(intercept=optimize.brentq(lambda shift: special.expit(logits + shift).mean() - share, -40, 40))
 
 
@@ -75,7 +76,8 @@ def choose_calibration(held: pd.DataFrame, methods: Iterable[str] = (AS_IS, "int
     """
     if held.groupby("label").patient_id.nunique().reindex([0, 1], fill_value=0).min() < PARTS:
         return AS_IS
-    cutter, methods = StratifiedGroupKFold(PARTS, shuffle=True, random_state=seed), list(methods)
+    cutter = StratifiedGroupKFold(PARTS, shuffle=True, random_state=seed)
+    methods = list(methods)
     losses = np.zeros((len(held), len(methods)))
     for fitted, left in cutter.split(held, held.label, held.patient_id):
         rows, tested = held.iloc[fitted], held.iloc[left]
@@ -113,7 +115,8 @@ def describe_calibration(labels: Array, scores: Array, patients: Array, *, seed:
     of labels drawn from the very scores.
     """
     labels, scores = check_scores(labels, scores, probabilities=True)
-    codes, logits = number_groups(patients, len(labels)), logit(scores)
+    codes = number_groups(patients, len(labels))
+    logits = logit(scores)
     intercept = slope = Interval(nan, nan, nan)
     if has_both(labels):
         ones = np.ones(len(labels))

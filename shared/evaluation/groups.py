@@ -36,7 +36,8 @@ def compare_groups(rows: pd.DataFrame, by: Sequence[str], *, threshold: float, d
     for column, value, inside, others in groups:
         if not metrics.has_both(labels[inside]):
             continue
-        part, row = rows[inside], {"column": column, "group": value, "n_patients": rows.patient_id[inside].nunique()}
+        part = rows[inside]
+        row = {"column": column, "group": value, "n_patients": rows.patient_id[inside].nunique()}
         area = bootstrap_interval(part.label, part.score, part.patient_id, draws=draws)
         row |= metrics.summarise(part.label, part.score, threshold=threshold)
         row |= {"auc_low": area.low, "auc_high": area.high, "difference": nan}

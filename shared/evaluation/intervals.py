@@ -93,7 +93,8 @@ def draw_intervals(
     A `share` (one answer, or one for each column) lies in [0, 1]; its limits are found on the logit scale. With
     `mean_of_columns` the columns are trainings: one Interval, of their mean, whose draws take columns as well.
     """
-    n_rows, count = len(np.asarray(patients)), len(np.unique(patients))
+    n_rows = len(np.asarray(patients))
+    count = len(np.unique(patients))
     samples = np.concatenate([compute(weights) for weights in draw_patients(patients, n_rows, draws, seed)])
     values = compute(np.ones((1, n_rows)))
     if mean_of_columns:
@@ -111,7 +112,8 @@ def make_interval(value: float, samples: np.ndarray, patients: int, *, share: bo
     kept = samples[np.isfinite(samples)]
     if not np.isfinite(value) or len(kept) < 2 or patients < 2:
         return Interval(value, nan, nan)
-    error, steps = float(kept.std(ddof=1)), stats.t.ppf(TAILS, patients - 1) * sqrt(patients / (patients - 1))
+    error = float(kept.std(ddof=1))
+    steps = stats.t.ppf(TAILS, patients - 1) * sqrt(patients / (patients - 1))
     if share is False:
         low, high = value + steps * error
     elif share and 0 < value < 1:
@@ -125,7 +127,8 @@ def draw_patients(
     patients: Array, n_rows: int, draws: int, seed: int | tuple[int, int], *, chunk: int = 0
 ) -> Iterator[np.ndarray]:
     """Yield float (chunk, n_rows): how often each row's patient was drawn. All draws, `chunk` or some MB at a time."""
-    codes, generator = number_groups(patients, n_rows), np.random.default_rng(seed)
+    codes = number_groups(patients, n_rows)
+    generator = np.random.default_rng(seed)
     count, chunk = codes.max() + 1, chunk or max(1, CELLS // n_rows)
     for start in range(0, draws, chunk):
         drawn = generator.multinomial(count, np.full(count, 1 / count), size=min(chunk, draws - start))

@@ -57,7 +57,8 @@ def summarise(labels: Array, scores: Array, *, threshold: float) -> dict[str, An
     Precision and F1 are 0 where nothing is called class 1.
     """
     labels, scores = check_scores(labels, scores, probabilities=True)
-    called, both = scores >= threshold, has_both(labels)
+    called = scores >= threshold
+    both = has_both(labels)
     tn, fp, fn, tp = (int(count) for count in sk.confusion_matrix(labels, called, labels=[0, 1]).ravel())
     sensitivity = tp / (tp + fn) if tp + fn else nan
     specificity = tn / (tn + fp) if tn + fp else nan

@@ -86,7 +86,8 @@ def operating_points(
     found = {}
     for name in parts[0]:
         points = np.concatenate([part[name] for part in parts])
-        people, share = test.patient_id.nunique(), name in (READER, FIXED) or None
+        people = test.patient_id.nunique()
+        share = True if name in (READER, FIXED) else None
         found[name] = OperatingPoint(float(points[0, 0]), points[:, 1:], people, share)
     return found
 

@@ -141,7 +141,8 @@ def score_baselines(prepared: Prepared) -> dict[str, dict[str, Any]]:
     of the file's own pixels. `birads` is one on the radiologist's assessment of the same images, `descriptors` one on
     the radiologist's words (shape, margins, type, distribution); these two only where the source has them.
     """
-    manifest, train = prepared.manifest, prepared.rows(TRAIN)
+    manifest = prepared.manifest
+    train = prepared.rows(TRAIN)
     found = {"majority": evaluate(prepared, "majority", np.full(len(manifest), prepared.labels[train].mean()))}
     features = {"mean_intensity": prepared.statistics[["mean"]].fillna(0).to_numpy()}
     for name, columns in WORDS.items():

@@ -52,7 +52,8 @@ def cut_mammogram(
     planes = [dataset.read_image(path, min_side=min_side) for path in rows.mask_path]
     masks = [resize((plane > plane.max() / 2).astype(np.uint8), *full.shape) > 0 for plane in planes]
     lesions = np.maximum.reduce(masks)
-    (top, bottom, left, right), grey = breast_box(full), to_uint8(full, "minmax")
+    top, bottom, left, right = breast_box(full)
+    grey = to_uint8(full, "minmax")
     breast = grey > 0.5 * grey[top:bottom, left:right].mean()  # and not film
     fields = []
     for row, mask in zip(rows.to_dict("records"), masks, strict=True):
@@ -89,7 +90,8 @@ def place_beside(lesions: np.ndarray, breast: np.ndarray, place: Place, *, rando
 
     It shows about as much of the breast; otherwise the dark background would tell the fields apart.
     """
-    side, like = place[2], cut(breast, place).mean()
+    side = place[2]
+    like = cut(breast, place).mean()
     tops, lefts = (random.integers(0, length + 1 - side, TRIES).tolist() for length in lesions.shape)
     tried = [(top, left, side) for top, left in zip(tops, lefts, strict=True)]
     free = [place for place in tried if not cut(lesions, place).any()]

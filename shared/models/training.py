@@ -182,7 +182,8 @@ def compile_model(model: keras.Model, options: TrainingOptions, *, steps: int) -
     """Compile with AdamW, a learning rate that warms up and falls as a cosine over `steps` an epoch, and measures."""
     check_choice("loss", options.loss, LOSSES)
     check_choice("balancing", options.balancing, BALANCING)
-    rate, total = options.learning_rate, options.epochs * steps
+    rate = options.learning_rate
+    total = options.epochs * steps
     if options.keep_optimizer:  # as if its steps were a warm-up that is over: the cosine starts here
         optimizer = model.optimizer
         warmup, first = int(optimizer.iterations), rate
@@ -285,7 +286,8 @@ def fine_tune(
         fine_tune_from: name of the last frozen layer; None takes the backbone's own (`BACKBONES`).
     Returns as `train_frozen`.
     """
-    backbone, spent = networks.BACKBONES[model.name], 0.0
+    backbone = networks.BACKBONES[model.name]
+    spent = 0.0
     last_frozen = fine_tune_from or backbone.fine_tune_from
     options = options or training_options(prepared.settings, **FINE_TUNING)
     if options.epochs < EPOCHS_FOR_A_NEW_HEAD:

@@ -45,7 +45,8 @@ def check_run_dir(run_dir: Path, *, spare: str = "") -> None:
 
     `run_dir` is absolute, links resolved. An empty file of the name `spare` does not count.
     """
-    root, place = project_root(), f"run directory {run_dir}"
+    root = project_root()
+    place = f"run directory {run_dir}"
     for kept in (Path(os.path.expanduser("~")), root, root / "notebooks", root / "shared"):
         if kept.resolve().is_relative_to(run_dir):
             raise UsageError(f"{place}: holds {kept}; give a folder of its own, e.g. runs/demo")

@@ -128,7 +128,8 @@ def build_dataset(name: str, data_dir: Path, joined: pd.DataFrame, *, task: str,
         raise DataError(f"{message}; is the copy complete, and is INPUT (crop or full) what it holds?")
     splits = joined.groupby("patient_id").official_split.nunique()
     shared = sorted(splits.index[splits > 1])
-    names, notes = [row_name(row) for row in absent.itertuples()], []
+    names = [row_name(row) for row in absent.itertuples()]
+    notes = []
     if len(present) < len(joined):
         counts = f"{len(present):,} of {len(joined):,} rows of the case files"
         notes.append(f"A partial copy: {counts} have their {input} on disk; the series goes on with those.")

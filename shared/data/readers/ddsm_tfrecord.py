@@ -48,7 +48,8 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
         raise DataError(f"{data_dir}: no *.tfrecords below it; expected training10_<n>/training10_<n>.tfrecords")
     rows = [row for shard in shards for row in index_shard(data_dir, shard, task)]
     held_out = [row for part in ("test10", "cv10") for row in index_array(data_dir, part, task)]
-    rows, notes = rows + held_out, ["Every image is a tile of 299 × 299 pixels: INPUT has no effect."]
+    rows = rows + held_out
+    notes = ["Every image is a tile of 299 × 299 pixels: INPUT has no effect."]
     unnamed = sum(row["patient_id"] == row["image_id"] for row in rows)
     if unnamed:
         notes.append(f"{unnamed} of {len(rows)} {UNNAMED}")
@@ -76,7 +77,8 @@ def load_tensorflow() -> Any:
 
 def index_shard(data_dir: Path, shard: str, task: str) -> list[dict]:
     """List the records of one shard as manifest rows; raises DataError where the file is cut short or damaged."""
-    tf, path = load_tensorflow(), data_dir / shard
+    tf = load_tensorflow()
+    path = data_dir / shard
     rows: list[dict] = []
     offset = 0  # at which a record starts: length (8 bytes), its CRC-32C (4), message, its CRC-32C (4)
     try:

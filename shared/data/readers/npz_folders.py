@@ -43,7 +43,8 @@ def label_folders(data_dir: Path) -> dict[Path, int]:
     if len(folders) < 2:
         found = f"only {folders[0].name}/ holds" if folders else "no folder holds"
         raise DataError(f"{data_dir}: {found} *.npz files; expected class folders such as cancer/ and non_cancer/")
-    labels, unknown = {}, []
+    labels = {}
+    unknown = []
     for folder in folders:
         word = folder.name.lower().replace("-", "_").replace(" ", "_")
         if word not in POSITIVE + NEGATIVE:

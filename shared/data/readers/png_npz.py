@@ -62,7 +62,8 @@ def find_pictures(data_dir: Path, suffix: str, names: tuple[str, ...]) -> list[P
 
 def original_row(path: Path, task: str) -> dict:
     """Return the manifest row of an original; its name ends in the pathology's letter."""
-    pathology, patient = LETTERS.get(path.stem.rpartition("_")[2], ""), common.patient_from_name(path.stem) or path.stem
+    pathology = LETTERS.get(path.stem.rpartition("_")[2], "")
+    patient = common.patient_from_name(path.stem) or path.stem
     row = {"image_id": path.stem, "patient_id": patient, **common.side_and_view(path.stem), "drawn_class": pathology}
     if task == "original":
         return row | {"pathology": "ORIGINAL", "label": 1, "exclusion_reason": ""}
