@@ -109,14 +109,14 @@ def fingerprint() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
-def map_patients(task: Callable, plans: list[Patient], *, n_jobs: int, progress: bool) -> list:
+def map_patients(task: Callable, plans: list[Patient], *, n_jobs: int, progress: bool, title: str = "patients") -> list:
     """Return [task(patient)] in order, drawn in parallel; each process uses one thread."""
 
     def draw(patient: Patient) -> Any:
         cv2.setNumThreads(1)
         return task(patient)
 
-    bar = tqdm(plans, desc="phantom patients", unit="patient", disable=not progress)
+    bar = tqdm(plans, desc=f"phantom {title}", unit="patient", disable=not progress)
     run = Parallel(n_jobs=n_jobs, batch_size=4, initializer=end_with, initargs=(os.getpid(),))
     return run(delayed(draw)(patient) for patient in bar)
 
