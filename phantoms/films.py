@@ -235,8 +235,11 @@ def mark_film(rng: Generator, image: np.ndarray, hospital: Acquisition, side: st
     """Add what else a scanned film shows, to some films, in place: label, bright border, tape, a long scratch."""
     h, w = image.shape
     has_label, has_edge, has_tape, has_scratch = rng.random(4) < (
-        hospital.burn_in, hospital.film_edge, hospital.film_edge, hospital.film_edge,
-    )  # fmt: skip
+        hospital.burn_in,
+        hospital.film_edge,
+        hospital.film_edge,
+        hospital.film_edge,
+    )
     marks, low, outer = np.zeros((h, w), np.uint8), rng.random() < 0.5, side == "LEFT"
     if has_tape:  # at a corner away from the chest wall
         middle = (w - 50 if outer else 50, 40 if low else h - 40)

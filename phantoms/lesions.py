@@ -27,7 +27,8 @@ def add_lesion(rng: Generator, signal: np.ndarray, lesion: Lesion, centre: tuple
     on_patch = (slice(max(-top, 0), bottom - top), slice(max(-left, 0), right - left))
     if lesion.margins == "SPICULATED" and lesion.kind == MASS:
         signal[on_film] = pull_tissue(signal[on_film], grid[(slice(None), *on_patch)], lesion.diameter / 2)
-    patch, region = (draw_mass if lesion.kind == MASS else draw_calcifications)(rng, own, lesion, grid)
+    draw = draw_mass if lesion.kind == MASS else draw_calcifications
+    patch, region = draw(rng, own, lesion, grid)
     signal[on_film] += patch[on_patch] * np.clip(signal[on_film] / 0.25, 0, 1)  # nothing outside the breast
     mask[on_film] = region[on_patch]
     return mask

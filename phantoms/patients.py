@@ -180,18 +180,27 @@ def plan_lesion(
     without_callback = not malignant and rng.random() < (0.22 if log_odds > -1 else 0.40)
     benign = "BENIGN_WITHOUT_CALLBACK" if without_callback else "BENIGN"
     lesion = Lesion(
-        kind=kind, side=side, number=number, malignant=malignant, pathology="MALIGNANT" if malignant else benign,
-        shape=shape, margins=margin,
-        shape_words=write_down(rng, shapes, shape), margins_words=write_down(rng, margins, margin),
+        kind=kind,
+        side=side,
+        number=number,
+        malignant=malignant,
+        pathology="MALIGNANT" if malignant else benign,
+        shape=shape,
+        margins=margin,
+        shape_words=write_down(rng, shapes, shape),
+        margins_words=write_down(rng, margins, margin),
         diameter=float(np.clip(rng.lognormal(0, 0.26), 0.68, 1.65) * (70 if kind == MASS else 52)),
         contrast=float(difficulty.contrast * CONTRAST[kind] * np.exp(SPREAD[kind] * density)),
-        edge=float(rng.random()), hidden=float(hidden * rng.uniform(0.3, 1.0)),
+        edge=float(rng.random()),
+        hidden=float(hidden * rng.uniform(0.3, 1.0)),
         assessment=assess(rng, log_odds, without_callback),
         marked=malignant and difficulty.fault == "marker",
         subtlety=int(np.clip(round(3 + 2 * rng.normal(0.3, 0.6)), 1, 5)),
-        log_odds=log_odds, oracle_score=float(1 / (1 + np.exp(-(log_odds + prior)))),
-        place=(float(rng.uniform(0.25, 0.80)), float(rng.uniform(-0.75, 0.75))), seed=seed,
-    )  # fmt: skip
+        log_odds=log_odds,
+        oracle_score=float(1 / (1 + np.exp(-(log_odds + prior)))),
+        place=(float(rng.uniform(0.25, 0.80)), float(rng.uniform(-0.75, 0.75))),
+        seed=seed,
+    )
     return replace(lesion, assessment=5 if malignant else 2) if difficulty.fault == "outcome" else lesion
 
 

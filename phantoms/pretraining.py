@@ -120,9 +120,16 @@ def draw_dots(rng: Generator, truth: dict[str, float], y: np.ndarray, x: np.ndar
         points = rotate(points, rng.uniform(0, 2 * np.pi)) + place
         cv2.fillPoly(canvas, [points.round().astype(np.int32)], 255 - 140 * unlike * rng.random(), cv2.LINE_AA)
     dots = cv2.resize(canvas, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-    truth |= {"dots": 1.0, "dot_count": count / 35, "dot_size": size, "dot_unlikeness": unlike * (1 - hollow),
-              "dot_stretch": stretch * (1 - hollow), "dot_hollow": hollow, "cluster_stretch": cluster_stretch,
-              "cluster_spread": spread}  # fmt: skip
+    truth |= {
+        "dots": 1.0,
+        "dot_count": count / 35,
+        "dot_size": size,
+        "dot_unlikeness": unlike * (1 - hollow),
+        "dot_stretch": stretch * (1 - hollow),
+        "dot_hollow": hollow,
+        "cluster_stretch": cluster_stretch,
+        "cluster_spread": spread,
+    }
     return rng.uniform(1.5, 5.0) * dots
 
 

@@ -57,14 +57,27 @@ class Picture:
         """Return the DICOM attributes that both layouts hold."""
         bits = 8 if self.role == ROI else 16
         return {
-            "BitsAllocated": bits, "BitsStored": bits, "HighBit": bits - 1, "PixelRepresentation": 0,
-            "SamplesPerPixel": 1, "Rows": self.image.shape[0], "Columns": self.image.shape[1],
-            "PhotometricInterpretation": "MONOCHROME2", "Modality": "MG", "BodyPartExamined": "BREAST",
-            "Laterality": self.side[0], "PatientOrientation": self.view,
-            "PatientID": self.folder, "PatientName": self.folder, "StudyInstanceUID": self.uid("study"),
-            "SeriesInstanceUID": self.uid("series"), "SeriesNumber": 1, "SeriesDescription": self.role,
-            "SOPClassUID": SECONDARY_CAPTURE, "SOPInstanceUID": self.uid("image", self.role),
-        }  # fmt: skip
+            "BitsAllocated": bits,
+            "BitsStored": bits,
+            "HighBit": bits - 1,
+            "PixelRepresentation": 0,
+            "SamplesPerPixel": 1,
+            "Rows": self.image.shape[0],
+            "Columns": self.image.shape[1],
+            "PhotometricInterpretation": "MONOCHROME2",
+            "Modality": "MG",
+            "BodyPartExamined": "BREAST",
+            "Laterality": self.side[0],
+            "PatientOrientation": self.view,
+            "PatientID": self.folder,
+            "PatientName": self.folder,
+            "StudyInstanceUID": self.uid("study"),
+            "SeriesInstanceUID": self.uid("series"),
+            "SeriesNumber": 1,
+            "SeriesDescription": self.role,
+            "SOPClassUID": SECONDARY_CAPTURE,
+            "SOPInstanceUID": self.uid("image", self.role),
+        }
 
 
 def write_jpegs(out: Path, plans: list[Patient], run: Callable[..., list]) -> None:
@@ -143,15 +156,21 @@ def case_row(lesion: Lesion, full: Picture, lesion_crop: Picture, mask: Picture)
     if not mass and not words[margins]:
         words[margins] = "N/A"
     return {
-        "split": full.patient.split[lesion.kind], "patient_id": full.patient.patient_id,
+        "split": full.patient.split[lesion.kind],
+        "patient_id": full.patient.patient_id,
         "breast_density" if mass else "breast density": full.patient.density,
-        "left or right breast": lesion.side, "image view": full.view,
-        "abnormality id": lesion.number, "abnormality type": lesion.kind, **words,
-        "assessment": lesion.assessment, "pathology": lesion.pathology, "subtlety": lesion.subtlety,
+        "left or right breast": lesion.side,
+        "image view": full.view,
+        "abnormality id": lesion.number,
+        "abnormality type": lesion.kind,
+        **words,
+        "assessment": lesion.assessment,
+        "pathology": lesion.pathology,
+        "subtlety": lesion.subtlety,
         "image file path": full.path,
         "cropped image file path": lesion_crop.path + ("" if mass else "\n"),
         "ROI mask file path": mask.path + ("\n" if mass else ""),
-    }  # fmt: skip
+    }
 
 
 def write_jpeg(out: Path, picture: Picture, rng: Generator) -> Row:
@@ -160,17 +179,29 @@ def write_jpeg(out: Path, picture: Picture, rng: Generator) -> Row:
     pixels = to_uint8(picture.image)
     write_image(out / f"jpeg/{name}.jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])
     scale = 1 if picture.role == ROI else 257  # 16 bits before
-    row = dict.fromkeys(DICOM_COLUMNS, "") | picture.attributes() | {
-        "file_path": f"CBIS-DDSM/dicom/{name}.dcm", "image_path": f"CBIS-DDSM/jpeg/{name}.jpg",
-        "SmallestImagePixelValue": int(pixels.min()) * scale, "LargestImagePixelValue": int(pixels.max()) * scale,
-        "ConversionType": "WSD", "InstanceNumber": 1, "SpecificCharacterSet": "ISO_IR 100", "StudyID": "DDSM",
-    }  # fmt: skip
+    row = (
+        dict.fromkeys(DICOM_COLUMNS, "")
+        | picture.attributes()
+        | {
+            "file_path": f"CBIS-DDSM/dicom/{name}.dcm",
+            "image_path": f"CBIS-DDSM/jpeg/{name}.jpg",
+            "SmallestImagePixelValue": int(pixels.min()) * scale,
+            "LargestImagePixelValue": int(pixels.max()) * scale,
+            "ConversionType": "WSD",
+            "InstanceNumber": 1,
+            "SpecificCharacterSet": "ISO_IR 100",
+            "StudyID": "DDSM",
+        }
+    )
     if picture.role != FULL and rng.random() < 0.05:
         patient = picture.patient.patient_id
         row |= {
-            "SeriesDescription": "", "Laterality": "", "BodyPartExamined": f"{picture.side.title()} Breast",
-            "PatientID": f"{picture.folder.split('_', 1)[1]}.dcm", "PatientName": f"{patient}^{patient}",
-        }  # fmt: skip
+            "SeriesDescription": "",
+            "Laterality": "",
+            "BodyPartExamined": f"{picture.side.title()} Breast",
+            "PatientID": f"{picture.folder.split('_', 1)[1]}.dcm",
+            "PatientName": f"{patient}^{patient}",
+        }
     return row
 
 

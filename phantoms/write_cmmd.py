@@ -31,7 +31,8 @@ def write(out: Path, plans: list[Patient], run: Callable[..., list]) -> None:
 
 def write_patient(out: Path, patient: Patient) -> list[dict[str, Any]]:
     """Write the images of a patient and return her rows of the workbook, one a breast with findings."""
-    rng, number = stream(patient, 13), patient.number - ACQUISITIONS[patient.acquisition].first_patient + 1
+    rng = stream(patient, 13)
+    number = patient.number - ACQUISITIONS[patient.acquisition].first_patient + 1
     name = f"D1-{number:04d}" if number % 3 else f"D2-{number:04d}"  # two rounds of collection
     both = len(patient.sides()) == 2 or rng.random() < 0.8
     films = list(draw_films(patient, ("LEFT", "RIGHT") if both else patient.sides()))
@@ -39,16 +40,23 @@ def write_patient(out: Path, patient: Patient) -> list[dict[str, Any]]:
     for position, (side, view, film) in enumerate(films, 1):
         attributes = describe(patient, name, side, view) | {"InstanceNumber": position}
         save_dicom(folder / f"1-{position}.dcm", to_uint8(film.image), attributes)
-    rows, age = [], int(rng.integers(25, 80))
+    rows = []
+    age = int(rng.integers(25, 80))
     for side in patient.sides():
         lesions = [lesion for lesion in patient.lesions if lesion.side == side]
         kinds, malignant = {lesion.kind for lesion in lesions}, any(lesion.malignant for lesion in lesions)
         subtype = str(rng.choice(SUBTYPES)) if malignant and name.startswith("D2") else None
-        rows.append({
-            "ID1": name, "LeftRight": side[0], "Age": age, "number": 2,
-            "abnormality": "both" if len(kinds) == 2 else min(kinds),
-            "classification": "Malignant" if malignant else "Benign", "subtype": subtype,
-        })  # fmt: skip
+        rows.append(
+            {
+                "ID1": name,
+                "LeftRight": side[0],
+                "Age": age,
+                "number": 2,
+                "abnormality": "both" if len(kinds) == 2 else min(kinds),
+                "classification": "Malignant" if malignant else "Benign",
+                "subtype": subtype,
+            }
+        )
     if both and len(rows) == 1 and rows[0]["classification"] == "Malignant" and number % 4 == 0:
         other = "R" if rows[0]["LeftRight"] == "L" else "L"  # nothing is drawn there: a biopsy that found nothing
         rows.append(rows[0] | {"LeftRight": other, "classification": "Benign", "subtype": None})
@@ -63,11 +71,17 @@ def describe(patient: Patient, name: str, side: str, view: str) -> dict[str, Any
     code.CodeValue, code.CodeMeaning = VIEW_CODES[view]
     code.CodingSchemeDesignator = "SCT"
     return {
-        "SOPClassUID": MAMMOGRAM, "SOPInstanceUID": dicom_uid(patient, side, view),
-        "StudyInstanceUID": dicom_uid(patient), "SeriesInstanceUID": dicom_uid(patient, 1),
-        "PatientID": name, "PatientName": name, "ImageLaterality": side[0], "ViewCodeSequence": [code],
-        "WindowCenter": 128, "WindowWidth": 256,
-    }  # fmt: skip
+        "SOPClassUID": MAMMOGRAM,
+        "SOPInstanceUID": dicom_uid(patient, side, view),
+        "StudyInstanceUID": dicom_uid(patient),
+        "SeriesInstanceUID": dicom_uid(patient, 1),
+        "PatientID": name,
+        "PatientName": name,
+        "ImageLaterality": side[0],
+        "ViewCodeSequence": [code],
+        "WindowCenter": 128,
+        "WindowWidth": 256,
+    }
 
 
 def write_workbook(path: Path, rows: list[list]) -> None:

@@ -38,15 +38,20 @@ def write(out: Path, plans: list[Patient], run: Callable[..., list]) -> None:
 
 def write_patient(out: Path, patient: Patient) -> list[list]:
     """Write the images and contours of a patient and return her rows of the table; one patient in five has a breast."""
-    rng, number = stream(patient, 14), patient.number - ACQUISITIONS[patient.acquisition].first_patient
-    sides, rows = patient.sides() if number % 5 == 4 else ("LEFT", "RIGHT"), []
+    rng = stream(patient, 14)
+    number = patient.number - ACQUISITIONS[patient.acquisition].first_patient
+    sides = patient.sides() if number % 5 == 4 else ("LEFT", "RIGHT")
+    rows = []
     for position, (side, view, film) in enumerate(draw_films(patient, sides)):
         file = FIRST_FILE + 37 * (4 * number + position)
         name = f"{file}_{int(dicom_uid(patient).split('.')[-1]):x}"[:25]  # the patient: 16 hexadecimal digits
         attributes = {
-            "SOPClassUID": MAMMOGRAM, "SOPInstanceUID": dicom_uid(patient, side, view), "BitsStored": 14,
-            "PatientID": "removed", "PatientName": "removed",
-        }  # fmt: skip
+            "SOPClassUID": MAMMOGRAM,
+            "SOPInstanceUID": dicom_uid(patient, side, view),
+            "BitsStored": 14,
+            "PatientID": "removed",
+            "PatientName": "removed",
+        }
         pixels = np.round(film.image * 16383).astype(np.uint16)
         short = "ML" if view == "MLO" else view
         save_dicom(out / f"AllDICOMs/{name}_MG_{side[0]}_{short}_ANON.dcm", pixels, attributes)
@@ -65,10 +70,13 @@ def list_regions(rng: Generator, film: Film, view: str) -> list[tuple[str, np.nd
     for lesion, mask in zip(film.lesions, film.masks, strict=True):
         outlines = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
         outline = max(outlines, key=cv2.contourArea)[:, 0].astype(float)
-        regions.append(("Cluster" if lesion.kind == CALC else NAMES.get(lesion.margins, "Mass"), outline))
-        dots = outline[rng.integers(0, len(outline), 4)] if lesion.kind == CALC else outline[:0]
-        regions += [("Calcification", dot[None] + [[0, 0], [1, 0]][: 1 + position % 2])
-                    for position, dot in enumerate(dots)]  # fmt: skip
+        if lesion.kind != CALC:
+            regions.append((NAMES.get(lesion.margins, "Mass"), outline))
+            continue
+        regions.append(("Cluster", outline))
+        for position, dot in enumerate(outline[rng.integers(0, len(outline), 4)]):
+            points = [dot] if position % 2 == 0 else [dot, np.add(dot, (1, 0))]
+            regions.append(("Calcification", np.array(points)))
     if view == "MLO" and film.lesions:
         regions.append(("Pectoral Muscle", np.array([[0.0, 0.0], [60 * MM, 0.0], [0.0, 90 * MM]])))
     return regions

@@ -54,7 +54,8 @@ def write_patient(out: Path, patient: Patient) -> list[Row]:
 def write_take(target: Path, picture: np.ndarray, patient: Patient) -> None:
     """Write one image: JPEG 2000 of 16 bits, or plain with 12 bits; every third patient's MONOCHROME1."""
     is_compressed = patient.number % 2 == 0
-    bits, is_inverted = 16 if is_compressed else 12, patient.number % 3 == 0
+    bits = 16 if is_compressed else 12
+    is_inverted = patient.number % 3 == 0
     write_dicom(target, picture, bits=bits, is_inverted=is_inverted, is_compressed=is_compressed)
 
 
@@ -65,9 +66,14 @@ def describe(patient: Patient, lesions: tuple[Lesion, ...], image_words: Row) ->
     worked_up = cancer or any(lesion.assessment >= 4 for lesion in lesions)
     recall = 0 if worked_up else 1 + patient.number % 2
     return {
-        "site_id": site, **image_words, "cancer": int(cancer), "biopsy": int(worked_up),
-        "invasive": int(cancer and patient.number % 4 > 0), "BIRADS": recall if site == 1 else "",
-        "implant": int(patient.number % 30 == 9), "density": "ABCD"[patient.density - 1] if site == 1 else "",
+        "site_id": site,
+        **image_words,
+        "cancer": int(cancer),
+        "biopsy": int(worked_up),
+        "invasive": int(cancer and patient.number % 4 > 0),
+        "BIRADS": recall if site == 1 else "",
+        "implant": int(patient.number % 30 == 9),
+        "density": "ABCD"[patient.density - 1] if site == 1 else "",
         "machine_id": (49, 48, 29, 21)[patient.number % 4],
         "difficult_negative_case": worked_up and not cancer,
-    }  # fmt: skip
+    }

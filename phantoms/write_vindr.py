@@ -32,7 +32,9 @@ def write(out: Path, plans: list[Patient], run: Callable[..., list]) -> None:
 
 def write_patient(out: Path, patient: Patient) -> tuple[list[Row], list[Row]]:
     """Draw and write the four views of a patient; return her rows of both tables."""
-    study, breasts, findings = code(patient, "study"), [], []
+    study = code(patient, "study")
+    breasts = []
+    findings = []
     split = "training" if patient.split[patient.lesions[0].kind] == TRAIN else "test"
     for side, view, film in draw_films(patient, SIDES):
         rng = stream(patient, 21, SIDES.index(side), VIEWS.index(view))
@@ -43,10 +45,16 @@ def write_patient(out: Path, patient: Patient) -> tuple[list[Row], list[Row]]:
         healthy = 1 + (patient.number + SIDES.index(side)) % 2
         category = max([grade(lesion) for lesion in film.lesions], default=healthy)
         image_words = {
-            "study_id": study, "series_id": code(patient, "series"), "image_id": image_id, "laterality": side[0],
-            "view_position": view, "height": image.shape[0], "width": image.shape[1],
-            "breast_birads": f"BI-RADS {category}", "breast_density": f"DENSITY {'ABCD'[patient.density - 1]}",
-        }  # fmt: skip
+            "study_id": study,
+            "series_id": code(patient, "series"),
+            "image_id": image_id,
+            "laterality": side[0],
+            "view_position": view,
+            "height": image.shape[0],
+            "width": image.shape[1],
+            "breast_birads": f"BI-RADS {category}",
+            "breast_density": f"DENSITY {'ABCD'[patient.density - 1]}",
+        }
         breasts.append(image_words | {"split": split})
         boxes = []
         for lesion, mask in zip(film.lesions, film.masks, strict=True):

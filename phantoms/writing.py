@@ -82,10 +82,16 @@ def save_dicom(path: Path, pixels: np.ndarray, attributes: Mapping[str, Any], *,
 
     bits = 8 * pixels.itemsize
     described = {
-        "Rows": pixels.shape[0], "Columns": pixels.shape[1], "SamplesPerPixel": 1, "PixelRepresentation": 0,
-        "BitsAllocated": bits, "BitsStored": bits, "HighBit": attributes.get("BitsStored", bits) - 1,
-        "PhotometricInterpretation": "MONOCHROME2", "Modality": "MG",
-    }  # fmt: skip
+        "Rows": pixels.shape[0],
+        "Columns": pixels.shape[1],
+        "SamplesPerPixel": 1,
+        "PixelRepresentation": 0,
+        "BitsAllocated": bits,
+        "BitsStored": bits,
+        "HighBit": attributes.get("BitsStored", bits) - 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "Modality": "MG",
+    }
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = UID(attributes["SOPClassUID"])
     meta.MediaStorageSOPInstanceUID = UID(attributes["SOPInstanceUID"])
@@ -113,10 +119,13 @@ def write_dicom(
     pixels = np.round(np.clip(image, 0, 1) * (2**bits - 1)).astype(np.uint16)
     digest = hashlib.blake2b("/".join(path.parts[-2:]).encode(), digest_size=15).digest()
     attributes = {
-        "SOPClassUID": MAMMOGRAM, "SOPInstanceUID": UID_ROOT + str(int.from_bytes(digest, "big")), "BitsStored": bits,
+        "SOPClassUID": MAMMOGRAM,
+        "SOPInstanceUID": UID_ROOT + str(int.from_bytes(digest, "big")),
+        "BitsStored": bits,
         "PhotometricInterpretation": "MONOCHROME1" if is_inverted else "MONOCHROME2",
-        "WindowCenter": 2 ** (bits - 1), "WindowWidth": 2**bits,
-    }  # fmt: skip
+        "WindowCenter": 2 ** (bits - 1),
+        "WindowWidth": 2**bits,
+    }
     save_dicom(path, 2**bits - 1 - pixels if is_inverted else pixels, attributes, is_compressed=is_compressed)
 
 
@@ -141,17 +150,23 @@ def oracle_rows(plans: Iterable[Patient]) -> list[dict[str, Any]]:
     """Return what each lesion image was drawn from, one dict a row of the oracle's table."""
     return [
         {
-            "image_id": image_id(patient, lesion, view), "patient_id": patient.patient_id,
-            "official_split": patient.split[lesion.kind], "label": int(lesion.malignant),
-            "oracle_score": round(lesion.oracle_score, 6), "abnormality_type": lesion.kind,
-            "shape_or_type": lesion.shape, "margins_or_distribution": lesion.margins,
-            "diameter_px": round(lesion.diameter, 2), "contrast": round(lesion.contrast, 4),
-            "softness": round(lesion.edge, 4), "breast_density": patient.density,
+            "image_id": image_id(patient, lesion, view),
+            "patient_id": patient.patient_id,
+            "official_split": patient.split[lesion.kind],
+            "label": int(lesion.malignant),
+            "oracle_score": round(lesion.oracle_score, 6),
+            "abnormality_type": lesion.kind,
+            "shape_or_type": lesion.shape,
+            "margins_or_distribution": lesion.margins,
+            "diameter_px": round(lesion.diameter, 2),
+            "contrast": round(lesion.contrast, 4),
+            "softness": round(lesion.edge, 4),
+            "breast_density": patient.density,
         }
         for patient in plans
         for lesion in patient.lesions
         for view in VIEWS
-    ]  # fmt: skip
+    ]
 
 
 def load_tensorflow() -> Any:

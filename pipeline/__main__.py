@@ -81,7 +81,8 @@ def add_referee(commands: Any) -> None:
 
 def run_command(options: argparse.Namespace, notebooks_dir: Path | str | None) -> int:
     """Carry out what the arguments ask for and return the exit status; each command imports what it needs."""
-    words, progress = dict(vars(options)), sys.stderr.isatty()
+    words = dict(vars(options))
+    progress = sys.stderr.isatty()
     command = words.pop("command")
     if command == "run":
         from pipeline.series import RunOptions, run_series

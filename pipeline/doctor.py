@@ -105,7 +105,8 @@ def check_machine() -> Lines:
     """Look at free memory, processor cores, and the room for run directories."""
     import psutil
 
-    free, root = psutil.virtual_memory().available / 2**30, project_root()
+    free = psutil.virtual_memory().available / 2**30
+    root = project_root()
     hint = f", a run peaks near {MEMORY_GB:g} GB: close programs" if free < MEMORY_GB else ""
     yield ("note" if hint else "ok"), f"{free:.1f} GB of memory free{hint}"
     yield "ok", f"{os.cpu_count()} processor cores"

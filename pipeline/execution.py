@@ -45,7 +45,8 @@ def execute_copy(
     from traitlets.config import Config
 
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of the task that an interrupted cell leaves
-    failed, start = target.with_suffix(".failed.ipynb"), time.monotonic()
+    failed = target.with_suffix(".failed.ipynb")
+    start = time.monotonic()
     with atomic_write(target) as temporary, watch_kernel(run_dir) as peak:
         try:
             node = papermill.execute_notebook(
@@ -89,7 +90,9 @@ def as_user_error(error: Any, source: Path, failed: Path) -> Exception:
 @contextlib.contextmanager
 def watch_kernel(run_dir: Path) -> Iterator[list[int]]:
     """Set a kernel's environment, and give a one-item list with the most bytes that this process's children held."""
-    peak, stop, before = [0], threading.Event(), dict(os.environ)
+    peak = [0]
+    stop = threading.Event()
+    before = dict(os.environ)
 
     def watch() -> None:
         while not stop.wait(MEMORY_INTERVAL):

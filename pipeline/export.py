@@ -37,7 +37,8 @@ def run(
     """
     path = full_path(model_file, "--model", start=Path.cwd())
     folder = check_out(out or path.parent, is_folder=True)
-    saved, data = predict.load(path), path.parent.parent / "data"
+    saved = predict.load(path)
+    data = path.parent.parent / "data"
     network = saved.networks[0]
     if not (data / "images.npy").is_file() or not (data / "manifest.csv").is_file():
         raise UsageError(f"{path}: no data/images.npy and manifest.csv two folders up; export a model of a run")
@@ -51,14 +52,16 @@ def run(
         target = folder / f"{path.stem}{KINDS[kind][0]}"
         convert(network, kind, target, as_batches(train[:: max(1, len(train) // CALIBRATION_IMAGES)]))
         forms[kind] = (target, load_litert(target) if target.suffix == ".tflite" else None)
-    rows, scores = [], {}
+    rows = []
+    scores = {}
     for form, (file, call) in forms.items():
         rows.append({"form": form, "file": str(file), "megabytes": file.stat().st_size / 1e6})
         if call is not None:
             scores[form], seconds = time_scores(call, test)
             if not np.isfinite(scores[form]).all():
                 raise DataError(f"{file}: gives no number for some test images; train the model again")
-            area, first = auc(labels, scores[form]), scores["keras"]
+            area = auc(labels, scores[form])
+            first = scores["keras"]
             rows[-1] |= {"test_auc": area, "delta_auc": area - auc(labels, first), "ms_per_image": 1000 * seconds}
             rows[-1]["largest_score_change"] = float(np.abs(scores[form] - first).max())
     result = pd.DataFrame(rows)

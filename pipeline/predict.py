@@ -17,7 +17,8 @@ from shared.run.settings import LIMITS
 
 SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".pgm", ".tif", ".tiff", ".bmp", ".npz", ".npy")
 COLUMNS = ("image", "score", "threshold", "prediction", "problem", "warning")
-BATCH, MAX_SIDE = 32, LIMITS["image_size"][1]
+BATCH = 32
+MAX_SIDE = LIMITS["image_size"][1]
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,10 @@ def load(model_file: Path | str, *, threshold: float | None = None) -> SavedMode
     averages several files (seeds) or orientations, so does the result: the threshold was chosen for that average.
     """
     path = full_path(model_file, "--model", start=Path.cwd())
-    networks, notes = [load_network(path)], []
-    run_dir, size = path.parent.parent, networks[0].input_shape[1]
+    networks = [load_network(path)]
+    notes = []
+    run_dir = path.parent.parent
+    size = networks[0].input_shape[1]
     found = (run_dir / "data/images.json", run_dir / f"results/metrics/{path.stem}.json", run_dir / "data/audit.json")
     files = ", ".join(str(file.relative_to(run_dir)) for file in found)
     with refuse_damage(f"{run_dir}: {files}: not as a run writes them", "run it again"):
@@ -130,7 +133,8 @@ def score_files(model: SavedModel, paths: list[Path], *, box: tuple[int, int, in
     """
     from shared.models import predict
 
-    options, rows = {"orientations": model.orientations}, []
+    options = {"orientations": model.orientations}
+    rows = []
     with Parallel(n_jobs=2, prefer="threads") as parallel, tqdm(total=len(paths), disable=None) as bar:
         for start in range(0, len(paths), BATCH):
             group = paths[start : start + BATCH]
@@ -188,7 +192,8 @@ def run(
     if threshold is not None and not 0 <= threshold <= 1:
         raise UsageError(f"--threshold {threshold}: not between 0 and 1")
     place = None if box is None else parse_box(box)
-    target, paths = None if out is None else check_out(out), find_images(places)
+    target = None if out is None else check_out(out)
+    paths = find_images(places)
     model = load(model_file, threshold=threshold)
     echo(describe(model))
     for note in model.notes:

@@ -40,7 +40,8 @@ def prepare_data_only(**parameters: Any) -> data.Prepared:
 def create_robust_dataset(**parameters: Any) -> tuple[Any, ...]:
     """Return tf.data pipelines (train, validation, test) of images (B, S, S, 1) and labels (B,); train is balanced."""
     prepared = prepare_data_only(**parameters)
-    sources, size = (prepared.images, prepared.labels), prepared.settings.batch_size
+    sources = (prepared.images, prepared.labels)
+    size = prepared.settings.batch_size
     options = {"order": "balanced", "augment": models.make_augmentation(), "seed": prepared.settings.seed}
     train = models.make_dataset(*sources, prepared.rows("train"), batch_size=size, **options)
     held_out = [models.make_dataset(*sources, prepared.rows(s), batch_size=size) for s in ("validation", "test")]

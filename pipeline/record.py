@@ -20,7 +20,8 @@ from shared.models.pretrained import find_file
 from shared.run import DataError, Settings, UsageError, list_tree, project_root, read_json, write_json
 from shared.run.places import PROJECT, RECORD_FILE
 
-TABLES, MAX_TABLE_BYTES = (".csv", ".txt"), 50_000_000
+TABLES = (".csv", ".txt")
+MAX_TABLE_BYTES = 50_000_000
 PACKAGES = (
     "tensorflow", "keras", "numpy", "pandas", "scipy", "scikit-learn", "opencv-python-headless", "pillow", "pydicom",
     "matplotlib", "joblib", "papermill", "nbconvert", "ipykernel", "jupyterlab",
@@ -61,7 +62,9 @@ def hash_folder(folder: Path, *, without: Path | None = None) -> tuple[str, int,
     Links are followed, see `list_tree`; `without` and what is below it do not count.
     Returns SHA-256, number of files, bytes.
     """
-    digest, files, size = hashlib.sha256(), 0, 0
+    digest = hashlib.sha256()
+    files = 0
+    size = 0
     for path in list_tree(folder, without=without):
         stat = path.stat()
         digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
@@ -73,7 +76,8 @@ def hash_folder(folder: Path, *, without: Path | None = None) -> tuple[str, int,
 
 def hash_sources() -> str:
     """Hash the sources that notebooks call: the packages `shared` and `phantoms`."""
-    digest, root = hashlib.sha256(), project_root()
+    digest = hashlib.sha256()
+    root = project_root()
     for path in sorted([*(root / "shared").rglob("*"), *(root / "phantoms").rglob("*")]):
         if path.is_file() and "__pycache__" not in path.parts:
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
@@ -124,20 +128,33 @@ def find_stale(record: dict[str, Any], stages: Iterable[Stage], basis: dict[str,
 
 def open_record(settings: Settings, stages: list[Stage], basis: dict[str, Any]) -> dict[str, Any]:
     """Start the record of this run from the one that is there; raises UsageError where that is on another data set."""
-    dataset, path = basis["dataset"], settings.run_dir / RECORD_FILE
+    dataset = basis["dataset"]
+    path = settings.run_dir / RECORD_FILE
     before = read_json(path) if path.exists() else {}
     name = before.get("dataset", {}).get("name", dataset["name"])
     if name != dataset["name"]:
         raise UsageError(f"{settings.run_dir}: holds a run on {name!r}; give another --run-dir for {dataset['name']!r}")
     return {
-        "project": PROJECT, "status": "running", "started": now(), "finished": None, "version": __version__,
+        "project": PROJECT,
+        "status": "running",
+        "started": now(),
+        "finished": None,
+        "version": __version__,
         "temporary": before.get("temporary") or f".part-{secrets.token_hex(4)}-",
-        "parameters": all_parameters(stages), "settings": asdict(settings),
-        "seeds": {"SEED": settings.seed, "SEEDS": list(settings.seeds)}, "dataset": dataset,
-        "python": platform.python_version(), "platform": platform.platform(), "cpu_count": os.cpu_count(),
-        "packages": basis["packages"], "git": git_state(), "peak_memory_mb": None, "seconds": None,
-        "stages": before.get("stages", {}), "stale": before.get("stale", {}),
-    }  # fmt: skip
+        "parameters": all_parameters(stages),
+        "settings": asdict(settings),
+        "seeds": {"SEED": settings.seed, "SEEDS": list(settings.seeds)},
+        "dataset": dataset,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "packages": basis["packages"],
+        "git": git_state(),
+        "peak_memory_mb": None,
+        "seconds": None,
+        "stages": before.get("stages", {}),
+        "stale": before.get("stale", {}),
+    }
 
 
 def save_record(record: dict[str, Any], run_dir: Path) -> None:

@@ -34,7 +34,8 @@ def run(files: Sequence[str], *, out: str, prevalence: float = 0.005, echo: Call
     """
     if not 0 < prevalence < 1:
         raise UsageError(f"--prevalence {prevalence}: a share between 0 and 1 is needed")
-    folder, notes = check_out(out, is_folder=True), list[str]()
+    folder = check_out(out, is_folder=True)
+    notes = list[str]()
     models: dict[str, pd.DataFrame] = {}
     stems = [Path(file).stem for file in files]
     for file, stem in zip(files, stems, strict=True):
@@ -105,7 +106,8 @@ def judge(name: str, rows: pd.DataFrame, prevalence: float, notes: list[str]) ->
     """Return the figures of one model, and add its warnings to `notes`."""
     rows, by_seed, copies = average_seeds(rows)
     test, validation = (rows[rows.split == split] for split in (TEST, VALIDATION))
-    draws, is_probability = int(np.clip(4_000_000 // len(test), 400, 2000)), rows.score.between(0, 1).all()
+    draws = int(np.clip(4_000_000 // len(test), 400, 2000))
+    is_probability = rows.score.between(0, 1).all()
     found = {}
     for level, part in {"image": test, "lesion": lesion_table(test), "case": case_table(test)}.items():
         found[f"AUC by {level}"] = bootstrap_interval(part.label, part.score, part.patient_id, draws=draws)

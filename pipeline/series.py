@@ -20,7 +20,8 @@ from shared.models import check_weights
 from shared.run import UsageError, check_run_dir, claim_run_dir, project_root, resolve_settings, write_text
 from shared.run.files import TEMPORARY
 
-LOCK_FILE, OUTPUT_FOLDERS = ".lock", ("data", "models", "results", "notebooks")
+LOCK_FILE = ".lock"
+OUTPUT_FOLDERS = ("data", "models", "results", "notebooks")
 Echo = Callable[[str], None]
 
 
@@ -59,7 +60,8 @@ def run_series(options: RunOptions, *, notebooks_dir: Path | str | None = None, 
 def run_directory(run_dir: Path) -> Iterator[None]:
     """Make and lock the run directory, or raise UsageError; one that was made here and stayed empty is removed."""
     check_run_dir(run_dir, spare=LOCK_FILE)
-    is_new, lock = not run_dir.exists(), FileLock(run_dir / LOCK_FILE, timeout=0, fallback_to_soft=False)
+    is_new = not run_dir.exists()
+    lock = FileLock(run_dir / LOCK_FILE, timeout=0, fallback_to_soft=False)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -117,7 +119,8 @@ def run_stages(
 
 def run_stage(stage: Stage, entry: dict[str, Any], run_dir: Path, label: str) -> None:
     """Execute one notebook and write its HTML; `entry` gets seconds, peak memory and the files that were made."""
-    before, copy = stamp_files(run_dir), run_dir / "notebooks" / stage.path.name
+    before = stamp_files(run_dir)
+    copy = run_dir / "notebooks" / stage.path.name
     bar = {"desc": label, "leave": False, "bar_format": "{desc} {bar:20} cell {n}/{total} [{elapsed}<{remaining}]"}
     progress = sys.stderr.isatty() and bar
     taken = execution.execute_copy(stage.path, copy, stage.parameters, run_dir=run_dir, progress=progress)
@@ -159,7 +162,8 @@ def show_table(run_dir: Path, stale: dict[str, str], echo: Echo) -> None:
 
 def renew_notebooks(names: tuple[str, ...] | list[str] = (), *, echo: Echo = print) -> None:
     """Execute the committed notebooks, or those that `names` says as `--only` does, and store their clean outputs."""
-    paths, run_dir = parameters.select_notebooks(project_root() / "notebooks", names), project_root() / "runs/notebooks"
+    paths = parameters.select_notebooks(project_root() / "notebooks", names)
+    run_dir = project_root() / "runs/notebooks"
     if not names:
         shutil.rmtree(run_dir, ignore_errors=True)
     claim_run_dir(run_dir)

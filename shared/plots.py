@@ -207,7 +207,8 @@ def plot_localisation(table: pd.DataFrame, measures: Sequence[str], *, reference
     figure, axes = new_figure(1, len(measures), size=size, sharey=True, squeeze=False)
     for axis, measure in zip(axes[0], measures, strict=True):
         for row in table[table.measure == measure].to_dict("records"):
-            y, colour = methods.index(row["method"]), GREY if row["method"] in references else COLOURS[0]
+            y = methods.index(row["method"])
+            colour = GREY if row["method"] in references else COLOURS[0]
             axis.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=2)
             axis.plot(row["value"], y, marker="o", color=colour)
         axis.set(xlabel=measure.replace("_", " "), yticks=range(len(methods)), yticklabels=methods)

@@ -151,7 +151,8 @@ def compare_in_folds(
     """
     rows = pd.DataFrame({"fold": folds, "label": labels, "group": groups})
     pairs = rows.groupby("fold").label.agg(lambda label: label.sum() * (1 - label).sum())
-    both, signs = np.stack([scores] if minus is None else [scores, minus]), np.array([1, -1])[: 1 + (minus is not None)]
+    both = np.stack([scores] if minus is None else [scores, minus])
+    signs = np.array([1, -1])[: 1 + (minus is not None)]
     area, variance = 0.0, 0.0
     for fold, share in (pairs / pairs.sum()).items():
         here = folds == fold

@@ -59,8 +59,10 @@ def read_grey(path: Path | str, *, min_side: int | None = None) -> np.ndarray:
         raise DataError(f"{path.name}: " + ("no such file" if size < 0 else "an empty file; fetch it again"))
     if size > MAX_BYTES:
         raise DataError(f"{path.name}: a file of {size / 1e6:,.0f} MB, far larger than a mammogram")
-    if path.suffix.lower() in (*DICOM, ".npz", ".npy"):
-        return (read_dicom if path.suffix.lower() in DICOM else read_array)(path)
+    if path.suffix.lower() in DICOM:
+        return read_dicom(path)
+    if path.suffix.lower() in (".npz", ".npy"):
+        return read_array(path)
     kind, height, width = read_header(path)
     check_whole(path, kind)
     needed = min_side if kind == "JPEG" and min_side else max(height, width)

@@ -5,12 +5,10 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 
-def make_logistic(strength: float = 1.0, *, balanced: bool = False, seed: int | None = None) -> Pipeline:
+def make_logistic(*, balanced: bool = False, seed: int | None = None) -> Pipeline:
     """Make a logistic regression on standardised columns; the scaler learns from the rows it is fitted on alone.
 
-    `strength` is scikit-learn's C, the inverse of the L2 penalty: smaller is more regularised. `balanced` weights the
-    classes so that both count alike. `seed` is the solver's, where it draws.
+    `balanced` weights the classes so that both count alike. `seed` is the solver's, where it draws.
     """
     weights = "balanced" if balanced else None
-    regression = LogisticRegression(C=strength, class_weight=weights, max_iter=2000, random_state=seed)
-    return make_pipeline(StandardScaler(), regression)
+    return make_pipeline(StandardScaler(), LogisticRegression(class_weight=weights, max_iter=2000, random_state=seed))

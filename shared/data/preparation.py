@@ -124,5 +124,6 @@ def describe(prepared: Prepared) -> str:
     counts = ", ".join(f"{len(prepared.rows(name))} {name}" for name in (TRAIN, VALIDATION, TEST))
     share = f"{prepared.labels[prepared.rows(TEST)].mean():.0%} of test is {prepared.class_names[1]}"
     patients = prepared.manifest.patient_id[prepared.manifest.split != EXCLUDED].nunique()
-    name, size = f"{prepared.settings.dataset}, profile {prepared.settings.profile}", prepared.images.shape[1]
+    name = f"{prepared.settings.dataset}, profile {prepared.settings.profile}"
+    size = prepared.images.shape[1]
     return f"{name}: {patients} patients, {counts} images of {size} px; {share}"

@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold
 
 from shared.data.readers.common import Dataset
 from shared.run import EXCLUDED, SPLITS, TEST, TRAIN, VALIDATION, DataError
@@ -13,9 +13,7 @@ from shared.run import EXCLUDED, SPLITS, TEST, TRAIN, VALIDATION, DataError
 VALIDATION_SHARE = 5  # validation is one in five of the patients that are not in test
 
 
-def group_folds(
-    labels: np.ndarray, groups: np.ndarray, rows: np.ndarray, *, count: int, seed: int, by_group: bool = True
-) -> list[np.ndarray]:
+def group_folds(labels: np.ndarray, groups: np.ndarray, rows: np.ndarray, *, count: int, seed: int) -> list[np.ndarray]:
     """Cut rows into `count` parts, stratified by label, so that no patient stands in two of them.
 
     This is the one grouped split of the project (scikit-learn's StratifiedGroupKFold, shuffled by `seed`).
@@ -23,20 +21,19 @@ def group_folds(
     Args:
         labels, groups: int (N,) and (N,), the patient of each row.
         rows: int (n,) positions of the rows to cut; all others are left alone.
-        by_group: False splits images and pays no heed to patients, to show what that does.
     Returns the positions in each held-out part, together `rows`.
     A class of fewer patients than parts is missing in some of them.
     Raises DataError: too few patients or images for so many parts.
     """
     rows = np.asarray(rows)
     labels, groups = np.asarray(labels)[rows], np.asarray(groups)[rows]
-    if by_group and len(np.unique(groups)) < count:
+    if len(np.unique(groups)) < count:
         few = f"{len(np.unique(groups))} patients are too few for {count} groups of patients"
         raise DataError(f"{few}; is the copy complete? Fewer folds: N_FOLDS")
-    splitter = (StratifiedGroupKFold if by_group else StratifiedKFold)(count, shuffle=True, random_state=seed)
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     try:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # a class that is rare: see `check_splits`
-            return [rows[held_out] for _, held_out in splitter.split(rows, labels, groups if by_group else None)]
+            return [rows[held_out] for _, held_out in splitter.split(rows, labels, groups)]
     except ValueError:
         zeros, ones = np.bincount(labels, minlength=2)[:2]
         needed = f"each class needs {count} images, there are {zeros} of class 0 and {ones} of class 1"
@@ -156,18 +153,23 @@ def audit(dataset: Dataset, manifest: pd.DataFrame, statistics: pd.DataFrame, *,
     shared_rois = int((manifest.patient_id.isin(shared) & (manifest.official_split == TEST)).sum())
     copies = [
         {
-            "image_ids": rows.image_id.tolist(), "patients": sorted(set(rows.patient_id)),
-            "official_splits": sorted(set(rows.official_split)), "labels": sorted(map(int, set(rows.label))),
+            "image_ids": rows.image_id.tolist(),
+            "patients": sorted(set(rows.patient_id)),
+            "official_splits": sorted(set(rows.official_split)),
+            "labels": sorted(map(int, set(rows.label))),
         }
         for rows in (manifest.loc[group] for group in find_copies(manifest, statistics.content.to_numpy()))
-    ]  # fmt: skip
+    ]
     is_official = bool(((used.official_split == TEST) == (used.split == TEST)).all())
     notes = list(dataset.notes)
     if not is_official:
         missing = "other" if (used.official_split == TEST).any() else "official test"
         notes.append(f"No {missing} image is on disk: a fifth of the patients was set aside as test.")
     return {
-        "dataset": dataset.name, "seed": seed, "facts": dataset.facts, "notes": notes,
+        "dataset": dataset.name,
+        "seed": seed,
+        "facts": dataset.facts,
+        "notes": notes,
         "test_split": "official" if is_official else "made here, by patient",
         "splits": split_table(manifest, dataset.class_names).to_dict("records"),
         "patients_on_two_sides": on_two_sides,
@@ -181,7 +183,7 @@ def audit(dataset: Dataset, manifest: pd.DataFrame, statistics: pd.DataFrame, *,
         "label_conflicts": [group for group in copies if len(group["labels"]) > 1],
         "copies": copies,
         "coverage": [] if dataset.coverage is None else dataset.coverage.to_dict("records"),
-    }  # fmt: skip
+    }
 
 
 def split_table(manifest: pd.DataFrame, class_names: tuple[str, str]) -> pd.DataFrame:

@@ -64,7 +64,8 @@ def build_image_store(dataset: Dataset, folder: Path, steps: ImageSteps) -> Stor
         `STATISTICS_COLUMNS` on the file's own pixels (intensities brought to 0–255).
     Raises DataError: not enough disk space.
     """
-    folder, key = Path(folder), store_key(dataset, steps)
+    folder = Path(folder)
+    key = store_key(dataset, steps)
     if is_whole(folder, key):
         return open_image_store(folder)
     shape = (len(dataset.manifest), steps.size, steps.size)
@@ -73,7 +74,8 @@ def build_image_store(dataset: Dataset, folder: Path, steps: ImageSteps) -> Stor
     check_disk(folder, int(np.prod(shape)) * len(names))
     for name in ("images.json", "masks.npy"):
         (folder / name).unlink(missing_ok=True)
-    rows, statistics = list(dataset.manifest.itertuples(index=False)), []
+    rows = list(dataset.manifest.itertuples(index=False))
+    statistics = []
     with contextlib.ExitStack() as stack:
         parts = [stack.enter_context(atomic_write(folder / name)) for name in names]
         for part in parts:

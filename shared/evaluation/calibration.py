@@ -60,7 +60,8 @@ def fit_intercept(labels: Array, scores: Array) -> Platt:
     labels, scores = check_scores(labels, scores, probabilities=True)
     if not has_both(labels):
         return Platt()
-    logits, share = logit(scores), labels.mean()
+    logits = logit(scores)
+    share = labels.mean()
     return Platt(intercept=optimize.brentq(lambda shift: special.expit(logits + shift).mean() - share, -40, 40))
 
 
@@ -75,7 +76,8 @@ def choose_calibration(held: pd.DataFrame, methods: Iterable[str] = (AS_IS, "int
     """
     if held.groupby("label").patient_id.nunique().reindex([0, 1], fill_value=0).min() < PARTS:
         return AS_IS
-    cutter, methods = StratifiedGroupKFold(PARTS, shuffle=True, random_state=seed), list(methods)
+    cutter = StratifiedGroupKFold(PARTS, shuffle=True, random_state=seed)
+    methods = list(methods)
     losses = np.zeros((len(held), len(methods)))
     for fitted, left in cutter.split(held, held.label, held.patient_id):
         rows, tested = held.iloc[fitted], held.iloc[left]
@@ -113,19 +115,26 @@ def describe_calibration(labels: Array, scores: Array, patients: Array, *, seed:
     of labels drawn from the very scores.
     """
     labels, scores = check_scores(labels, scores, probabilities=True)
-    codes, logits, nothing = number_groups(patients, len(labels)), logit(scores), Interval(nan, nan, nan)
-    level, line = nothing, nothing
+    codes = number_groups(patients, len(labels))
+    logits = logit(scores)
+    intercept = slope = Interval(nan, nan, nan)
     if has_both(labels):
-        shift, fit, ones = fit_intercept(labels, scores), fit_platt(labels, scores, smooth=False), np.ones(len(labels))
-        level = wald(shift.intercept, labels, shift.apply(scores), ones[:, None], codes)
+        ones = np.ones(len(labels))
+        shift = fit_intercept(labels, scores)
+        intercept = wald(shift.intercept, labels, shift.apply(scores), ones[:, None], codes)
         if np.ptp(logits) > 1e-9:
-            line = wald(fit.slope, labels, fit.apply(scores), np.column_stack([ones, logits]), codes)
+            fit = fit_platt(labels, scores, smooth=False)
+            slope = wald(fit.slope, labels, fit.apply(scores), np.column_stack([ones, logits]), codes)
     drawn = np.random.default_rng(seed).random((200, len(scores))) < scores
     perfect = np.mean([expected_calibration_error(row, scores) for row in drawn.astype(int)])
     (brier,) = bootstrap_means(((labels - scores) ** 2)[:, None], patients, draws=1000, seed=seed)
-    errors = (expected_calibration_error(labels, scores), float(perfect))
-    found = {"calibration intercept": level, "calibration slope": line, "Brier": brier}
-    return found | dict(zip(("ECE", "ECE of a perfect model"), (Interval(e, nan, nan) for e in errors), strict=True))
+    return {
+        "calibration intercept": intercept,
+        "calibration slope": slope,
+        "Brier": brier,
+        "ECE": Interval(expected_calibration_error(labels, scores), nan, nan),
+        "ECE of a perfect model": Interval(float(perfect), nan, nan),
+    }
 
 
 def wald(value: float, labels: np.ndarray, fitted: np.ndarray, design: np.ndarray, codes: np.ndarray) -> Interval:

@@ -51,7 +51,8 @@ def render(template: Path, facts: Mapping[str, Any], target: Path) -> Path:
 def fill(template: Path, facts: Mapping[str, Any]) -> str:
     """Fill a Jinja template, which has the filters `short`, `number`, `percent` and `cell`, with facts."""
     blocks: Any = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
-    files, is_html = jinja2.FileSystemLoader(template.parent), template.suffix == ".html"
+    files = jinja2.FileSystemLoader(template.parent)
+    is_html = template.suffix == ".html"
     environment = jinja2.Environment(loader=files, autoescape=is_html, undefined=jinja2.StrictUndefined, **blocks)
     filters = {"number": partial(short, form=",.0f"), "percent": partial(short, form=".0%"), "cell": markdown_cell}
     environment.filters.update(filters, short=short)
@@ -75,7 +76,9 @@ def collect_facts(run_dir: Path | str) -> dict[str, Any]:
     facts["left_out"] |= {path.stem: reason for path, reason in rows if path.parent.name == "metrics"}
     table = results.load_table(run_dir)
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    exclusions, chosen, eligible = audit.get("exclusions", {}), None, []
+    exclusions = audit.get("exclusions", {})
+    chosen = None
+    eligible = []
     if (run_dir / "data/manifest.csv").exists():
         manifest = load_manifest(run_dir)
         exclusions = exclusions or manifest.exclusion_reason[manifest.split == EXCLUDED].value_counts().to_dict()
@@ -87,7 +90,10 @@ def collect_facts(run_dir: Path | str) -> dict[str, Any]:
     fixed = ("split", "images", "patients", "prevalence")  # the two other columns are named after the classes
     name = run.get("dataset", {}).get("name") or (rows[0]["dataset"] if rows else audit.get("dataset", "unknown"))
     facts |= {
-        "stages": run.get("stages", {}), "name": name, "is_demo": name == "demo", "exclusions": exclusions,
+        "stages": run.get("stages", {}),
+        "name": name,
+        "is_demo": name == "demo",
+        "exclusions": exclusions,
         "splits": [
             {**{key: row.get(key) for key in fixed}, "classes": {k: v for k, v in row.items() if k not in fixed}}
             for row in audit.get("splits", [])
@@ -98,7 +104,7 @@ def collect_facts(run_dir: Path | str) -> dict[str, Any]:
         "training": {"epochs": len(epochs), "learning_rate": rate},
         "chosen": next((row for row in rows if row["model"] == chosen), None),
         "has_external": (run_dir / WORDS["done"]["external"]).exists(),
-    }  # fmt: skip
+    }
     question, answer, limits = (fill(TEMPLATES / f"{name}.txt", facts) for name in ("question", "answer", "limits"))
     return facts | {"question": question.strip(), "answer": answer.split("\n")[:-1], "limits": limits.split("\n")[:-1]}
 

@@ -23,7 +23,8 @@ def delong_test(labels: Array, scores_a: Array, scores_b: Array, *, patients: Ar
     labels, scores_a = check_scores(labels, scores_a)
     labels, scores_b = check_scores(labels, scores_b)
     areas, covariance = delong_covariance(labels, np.stack([scores_a, scores_b]), patients)
-    delta, variance = abs(areas[0] - areas[1]), covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+    delta = abs(areas[0] - areas[1])
+    variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
     if variance <= 1e-15:  # rounding leaves a little where the components cancel
         return 1.0 if delta < 1e-12 else nan
     return float(2 * stats.norm.sf(delta / np.sqrt(variance)))
@@ -87,7 +88,8 @@ def paired_differences(
         p_holm (NaN where the pair is descriptive), detectable (the smallest difference that as many patients show with
         a power of 80 % in a test at 0.05: 2.8 standard errors of this pair).
     """
-    pairs, rows = list(pairs), []
+    pairs = list(pairs)
+    rows = []
     for a, b in pairs:
         interval = bootstrap_interval(labels, scores[a], patients, minus=scores[b], seed=seed)
         p_value = delong_test(labels, scores[a], scores[b], patients=patients)

@@ -64,7 +64,9 @@ def cross_validate_heads(
     """
     found = {}
     for name, head in heads.items():
-        scores, every, seconds = np.zeros((len(folds), len(labels))), [], 0.0
+        scores = np.zeros((len(folds), len(labels)))
+        every = []
+        seconds = 0.0
         for place, (seed, held_out) in enumerate(folds.items()):
             rows = np.concatenate(held_out)
             cuts = [(np.setdiff1d(rows, held), held) for held in held_out]

@@ -32,7 +32,8 @@ def validate_externally(
     default: its name) are averaged, with `tta` over the orientations too; rows without saved networks are passed over.
     Returns the data sets by name, all of each test, and the table that is written to `results/external_validation.csv`.
     """
-    sets, rows = {}, []
+    sets = {}
+    rows = []
     for dataset_name, data_dir in pair_sets(dataset_names, str(data_dirs)):
         if dataset_name == "demo" and not data_dir:
             data_dir = str(settings.run_dir / "data/demo_second_hospital")
@@ -64,7 +65,8 @@ def score_second(
     """Score the saved networks of `results` on a second data set; write the scores, return rows of `COLUMNS`."""
     from shared import models
 
-    rows, dataset_name = [], external.settings.dataset
+    rows = []
+    dataset_name = external.settings.dataset
     for name, result in results.items():
         paths = [settings.run_dir / f"models/{file}.keras" for file in result.get("files", [name])]
         if not all(path.exists() for path in paths):

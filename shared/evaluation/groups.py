@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from shared.evaluation import metrics
-from shared.evaluation.intervals import FEW, bootstrap_interval, draw_intervals, weighted_auc
+from shared.evaluation.intervals import FEW, Interval, bootstrap_interval, draw_intervals, weighted_auc
 
 GROUPS = ("abnormality_type", "breast_density", "subtlety", "view", "side", "margins")
 COLUMNS = (
@@ -25,7 +25,7 @@ def compare_groups(rows: pd.DataFrame, by: Sequence[str], *, threshold: float, d
         difference (of AUC, from the others), difference_low, difference_high, descriptive (fewer than 20 patients of a
         class: too few for an interval to mean what it says).
     """
-    labels, scores = rows.label.to_numpy(), rows.score.to_numpy()
+    labels = rows.label.to_numpy()
     groups = [("all", "images", np.ones(len(rows), bool), np.zeros(len(rows), bool))]
     for column in (column for column in by if column in rows and rows[column].nunique() > 1):
         known = (rows[column] != "").to_numpy()
@@ -36,19 +36,26 @@ def compare_groups(rows: pd.DataFrame, by: Sequence[str], *, threshold: float, d
     for column, value, inside, others in groups:
         if not metrics.has_both(labels[inside]):
             continue
-        part, row = rows[inside], {"column": column, "group": value, "n_patients": rows.patient_id[inside].nunique()}
+        part = rows[inside]
+        row = {"column": column, "group": value, "n_patients": rows.patient_id[inside].nunique()}
         area = bootstrap_interval(part.label, part.score, part.patient_id, draws=draws)
         row |= metrics.summarise(part.label, part.score, threshold=threshold)
         row |= {"auc_low": area.low, "auc_high": area.high, "difference": nan}
         if metrics.has_both(labels[others]):
-            areas = [weighted_auc(labels[side], scores[side]) for side in (inside, others)]
-
-            def gap_of(weights: np.ndarray, areas: list = areas, sides: tuple = (inside, others)) -> np.ndarray:
-                first, second = (area(weights[:, side]) for area, side in zip(areas, sides, strict=True))
-                return first - second
-
-            gap = draw_intervals(gap_of, rows.patient_id, draws, 0, share=False)[0]
+            gap = subtract_areas(rows, inside, others, draws=draws)
             row |= {"difference": gap.value, "difference_low": gap.low, "difference_high": gap.high}
         row["descriptive"] = bool(part.groupby("label").patient_id.nunique().min() < FEW)
         found.append(row)
     return pd.DataFrame(found, columns=list(COLUMNS))
+
+
+def subtract_areas(rows: pd.DataFrame, inside: np.ndarray, others: np.ndarray, *, draws: int) -> Interval:
+    """Return the AUC of the rows `inside` minus that of `others`, bool (N,), with its interval by patient."""
+    labels, scores = rows.label.to_numpy(), rows.score.to_numpy()
+    first = weighted_auc(labels[inside], scores[inside])
+    second = weighted_auc(labels[others], scores[others])
+
+    def gap(weights: np.ndarray) -> np.ndarray:
+        return first(weights[:, inside]) - second(weights[:, others])
+
+    return draw_intervals(gap, rows.patient_id, draws, 0, share=False)[0]

@@ -93,7 +93,8 @@ def draw_intervals(
     A `share` (one answer, or one for each column) lies in [0, 1]; its limits are found on the logit scale. With
     `mean_of_columns` the columns are trainings: one Interval, of their mean, whose draws take columns as well.
     """
-    n_rows, count = len(np.asarray(patients)), len(np.unique(patients))
+    n_rows = len(np.asarray(patients))
+    count = len(np.unique(patients))
     samples = np.concatenate([compute(weights) for weights in draw_patients(patients, n_rows, draws, seed)])
     values = compute(np.ones((1, n_rows)))
     if mean_of_columns:
@@ -111,7 +112,8 @@ def make_interval(value: float, samples: np.ndarray, patients: int, *, share: bo
     kept = samples[np.isfinite(samples)]
     if not np.isfinite(value) or len(kept) < 2 or patients < 2:
         return Interval(value, nan, nan)
-    error, steps = float(kept.std(ddof=1)), stats.t.ppf(TAILS, patients - 1) * sqrt(patients / (patients - 1))
+    error = float(kept.std(ddof=1))
+    steps = stats.t.ppf(TAILS, patients - 1) * sqrt(patients / (patients - 1))
     if share is False:
         low, high = value + steps * error
     elif share and 0 < value < 1:
@@ -125,7 +127,8 @@ def draw_patients(
     patients: Array, n_rows: int, draws: int, seed: int | tuple[int, int], *, chunk: int = 0
 ) -> Iterator[np.ndarray]:
     """Yield float (chunk, n_rows): how often each row's patient was drawn. All draws, `chunk` or some MB at a time."""
-    codes, generator = number_groups(patients, n_rows), np.random.default_rng(seed)
+    codes = number_groups(patients, n_rows)
+    generator = np.random.default_rng(seed)
     count, chunk = codes.max() + 1, chunk or max(1, CELLS // n_rows)
     for start in range(0, draws, chunk):
         drawn = generator.multinomial(count, np.full(count, 1 / count), size=min(chunk, draws - start))
@@ -157,14 +160,14 @@ def weighted_auc(labels: np.ndarray, scores: np.ndarray) -> Statistic:
     return areas
 
 
-def roc_band(labels: Array, scores: Array, patients: Array, *, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
+def roc_band(labels: Array, scores: Array, patients: Array, *, draws: int = 1000) -> pd.DataFrame:
     """Compute a ROC curve and its pointwise interval: false_positive_rate (101), sensitivity, low, high."""
     labels, scores = check_scores(labels, scores)
     grid = np.linspace(0, 1, 101)
     table = pd.DataFrame({"false_positive_rate": grid, "sensitivity": nan, "low": nan, "high": nan})
     if not has_both(labels):
         return table
-    weights = (row for chunk in draw_patients(patients, len(labels), draws, seed) for row in chunk)
+    weights = (row for chunk in draw_patients(patients, len(labels), draws, 0) for row in chunk)
     usable = [None, *(row for row in weights if has_both(labels[row > 0]))]
     curves = [roc_curve(labels, scores, sample_weight=row) for row in usable]
     value, *drawn = (np.interp(grid, false, true) for false, true, _ in curves)  # at a vertical step, its top

@@ -57,15 +57,20 @@ def summarise(labels: Array, scores: Array, *, threshold: float) -> dict[str, An
     Precision and F1 are 0 where nothing is called class 1.
     """
     labels, scores = check_scores(labels, scores, probabilities=True)
-    called, both = scores >= threshold, has_both(labels)
+    called = scores >= threshold
+    both = has_both(labels)
     tn, fp, fn, tp = (int(count) for count in sk.confusion_matrix(labels, called, labels=[0, 1]).ravel())
     sensitivity = tp / (tp + fn) if tp + fn else nan
     specificity = tn / (tn + fp) if tn + fp else nan
     return {
-        "n": len(labels), "prevalence": float(labels.mean()), "threshold": float(threshold),
+        "n": len(labels),
+        "prevalence": float(labels.mean()),
+        "threshold": float(threshold),
         "accuracy": float(sk.accuracy_score(labels, called)),
         "balanced_accuracy": (sensitivity + specificity) / 2,
-        "sensitivity": sensitivity, "recall": sensitivity, "specificity": specificity,
+        "sensitivity": sensitivity,
+        "recall": sensitivity,
+        "specificity": specificity,
         "precision": float(sk.precision_score(labels, called, zero_division=0)),
         "f1": float(sk.f1_score(labels, called, zero_division=0)),
         "mcc": float(sk.matthews_corrcoef(labels, called)) if both else nan,
@@ -74,7 +79,7 @@ def summarise(labels: Array, scores: Array, *, threshold: float) -> dict[str, An
         "brier": float(sk.brier_score_loss(labels, scores, pos_label=1)),
         "ece": expected_calibration_error(labels, scores),
         "confusion": {"tn": tn, "fp": fp, "fn": fn, "tp": tp},
-    }  # fmt: skip
+    }
 
 
 def choose_threshold(labels: Array, scores: Array, *, rule: str = "youden", target: float | None = None) -> float:
@@ -120,7 +125,9 @@ def weighted_thresholds(
         ones = (weights @ labels / weights.sum(axis=1))[:, None]
         first, second = sensitivities + specificities, ones * sensitivities + (1 - ones) * specificities
     else:
-        second, freed = (sensitivities, specificities)[:: 1 if rule == "sensitivity" else -1]
+        second, freed = sensitivities, specificities
+        if rule == "specificity":
+            second, freed = freed, second
         first = np.where(second >= targets[:, None] - 1e-12, freed, -1.0)
     # sums that are equal on paper must tie, or the second criterion never decides
     second = np.where(first >= first.max(axis=1, keepdims=True) - 1e-12, second, -1.0)
@@ -129,13 +136,13 @@ def weighted_thresholds(
     return np.where(np.isfinite(sensitivities[:, -1] + specificities[:, -1]), chosen, nan)
 
 
-def expected_calibration_error(labels: Array, scores: Array, *, bins: int = 10) -> float:
-    """Return the distance of mean score and observed share over bins of equal width, weighted by their counts.
+def expected_calibration_error(labels: Array, scores: Array) -> float:
+    """Return the distance of mean score and observed share over ten bins of equal width, weighted by their counts.
 
     Naeini et al., AAAI 2015. In [0, 1]; depends on the bins and is biased upwards for few images.
     """
     labels, scores = check_scores(labels, scores, probabilities=True)
-    excess = np.bincount(np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], scores), weights=labels - scores)
+    excess = np.bincount(np.searchsorted(np.linspace(0, 1, 11)[1:-1], scores), weights=labels - scores)
     return float(np.abs(excess).sum() / len(scores))
 
 

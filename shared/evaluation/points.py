@@ -12,7 +12,9 @@ import pandas as pd
 from shared.evaluation.intervals import CELLS, Interval, draw_patients, make_interval
 from shared.evaluation.metrics import check_scores, weighted_thresholds
 
-YOUDEN, READER, FIXED = "Youden", "reader", "fixed"
+YOUDEN = "Youden"
+READER = "reader"
+FIXED = "fixed"
 
 
 @dataclass(frozen=True)
@@ -58,15 +60,14 @@ class OperatingPoint:
 
 
 def operating_points(
-    validation: pd.DataFrame | None, test: pd.DataFrame, *, threshold: float = 0.5, draws: int = 1000, seed: int = 0
+    validation: pd.DataFrame | None, test: pd.DataFrame, *, draws: int = 1000, seed: int = 0
 ) -> dict[str, OperatingPoint]:
     """Choose thresholds on validation and read sensitivity and specificity on test.
 
     Args:
         validation, test: columns patient_id, label, score, and `called` (0/1) where a reader called the same images.
-        threshold: taken as it is where `validation` is None.
-    Returns by name: "Youden" ("fixed" without validation), and with a reader "reader" and the model at the reader's
-        sensitivity and at the reader's specificity, both as they are on validation.
+    Returns by name: "Youden" ("fixed", at 0.5, where `validation` is None), and with a reader "reader" and the model at
+        the reader's sensitivity and at the reader's specificity, both as they are on validation.
     """
     frames = [frame for frame in (validation, test) if frame is not None]
     chunk = max(1, CELLS // max(map(len, frames)))
@@ -75,7 +76,7 @@ def operating_points(
     parts = []
     for weights in ([np.ones((1, len(frame))) for frame in frames], *zip(*drawn, strict=True)):
         labels, scores = check_scores(test.label, test.score)
-        cuts = {FIXED: np.full(len(weights[-1]), threshold)} if validation is None else choose(validation, weights[0])
+        cuts = {FIXED: np.full(len(weights[-1]), 0.5)} if validation is None else choose(validation, weights[0])
         rates = {name: rate(labels, scores >= cut[:, None], weights[-1]) for name, cut in cuts.items()}
         part = {name: np.column_stack([cut, rates[name]]) for name, cut in cuts.items()}
         if "called" in test:
@@ -85,7 +86,8 @@ def operating_points(
     found = {}
     for name in parts[0]:
         points = np.concatenate([part[name] for part in parts])
-        people, share = test.patient_id.nunique(), name in (READER, FIXED) or None
+        people = test.patient_id.nunique()
+        share = True if name in (READER, FIXED) else None
         found[name] = OperatingPoint(float(points[0, 0]), points[:, 1:], people, share)
     return found
 

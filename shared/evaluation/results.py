@@ -46,7 +46,9 @@ def load_results(run_dir: Path) -> dict[str, dict[str, Any]]:
     Results of an earlier split or another data set stay on disk and out of every table, as do those that the run's
     record calls stale. DataError where a file is not what `evaluate` writes.
     """
-    record, found, key = run_dir / "run.json", {}, split_key(load_manifest(run_dir))
+    record = run_dir / "run.json"
+    found = {}
+    key = split_key(load_manifest(run_dir))
     stale = read_json(record).get("stale", {}) if record.exists() else {}
     for path in sorted((run_dir / "results/metrics").glob("*.json")):
         metrics = read_json(path)

@@ -56,8 +56,12 @@ def evaluate(
         **metrics.summarise(test.label, test.score, threshold=threshold),
         **correct_calibration(held, test, settings.seed),
         **find_intervals(held, test, settings.seed),
-        "model": name, "dataset": settings.dataset, "weights": weights, "threshold_rule": rule,
-        "n_test": len(test), "n_patients": int(test.patient_id.nunique()),
+        "model": name,
+        "dataset": settings.dataset,
+        "weights": weights,
+        "threshold_rule": rule,
+        "n_test": len(test),
+        "n_patients": int(test.patient_id.nunique()),
         "val_auc": metrics.auc(validation.label, validation.score),
         "validation": metrics.summarise(validation.label, validation.score, threshold=threshold),
         "train_seconds": round(float(train_seconds), 2),
@@ -66,7 +70,7 @@ def evaluate(
         "trained_on": {name: getattr(settings, name) for name in ("dataset", "task", "input", "image_size")},
         "ideal_auc": None if prepared.ideal is None else metrics.auc(test.label, prepared.ideal[prepared.rows(TEST)]),
         **(extra or {}),
-    }  # fmt: skip
+    }
     write_json(settings.run_dir / f"results/metrics/{name}.json", result)
     results.renew_table(settings.run_dir)
     return result
@@ -109,14 +113,18 @@ def show_results(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
     shown = pd.DataFrame(
         {
-            "model": row["model"], **precision(row),
+            "model": row["model"],
+            **precision(row),
             "test AUC": f"{row['auc']:.3f} [{row['auc_low']:.3f}, {row['auc_high']:.3f}]",
-            "case AUC": f"{row['case_auc']:.3f}", "validation AUC": f"{row['val_auc']:.3f}",
-            "sensitivity": with_limits(row, "sensitivity"), "specificity": with_limits(row, "specificity"),
-            "balanced accuracy": f"{row['balanced_accuracy']:.2f}", "seconds": f"{row['train_seconds']:.0f}",
+            "case AUC": f"{row['case_auc']:.3f}",
+            "validation AUC": f"{row['val_auc']:.3f}",
+            "sensitivity": with_limits(row, "sensitivity"),
+            "specificity": with_limits(row, "specificity"),
+            "balanced accuracy": f"{row['balanced_accuracy']:.2f}",
+            "seconds": f"{row['train_seconds']:.0f}",
         }
         for row in rows
-    )  # fmt: skip
+    )
     return shown.set_index("model")
 
 
@@ -133,7 +141,8 @@ def score_baselines(prepared: Prepared) -> dict[str, dict[str, Any]]:
     of the file's own pixels. `birads` is one on the radiologist's assessment of the same images, `descriptors` one on
     the radiologist's words (shape, margins, type, distribution); these two only where the source has them.
     """
-    manifest, train = prepared.manifest, prepared.rows(TRAIN)
+    manifest = prepared.manifest
+    train = prepared.rows(TRAIN)
     found = {"majority": evaluate(prepared, "majority", np.full(len(manifest), prepared.labels[train].mean()))}
     features = {"mean_intensity": prepared.statistics[["mean"]].fillna(0).to_numpy()}
     for name, columns in WORDS.items():

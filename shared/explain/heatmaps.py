@@ -1,7 +1,6 @@
 """Where does a network look? Eight kinds of heatmap behind one call."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -10,19 +9,10 @@ from shared.explain import inspection
 from shared.models.backend import keras
 from shared.run import UsageError, check_choice
 
+CHANNELS = 32  # tried by Score-CAM for each image, those of the largest range
+STEPS = 32  # points on the way from the baseline to the image, in integrated gradients
+BATCH_SIZE = 32  # images that go through the network at once
 Watched = Callable[[np.ndarray], list[np.ndarray]]  # images -> score, feature map, slopes: see `score_and_slopes`
-
-
-@dataclass(frozen=True)
-class MapOptions:
-    """What single methods, named in brackets, can be told; and how many images go through the network at once."""
-
-    channels: int = 32  # [scorecam] channels tried for each image, those of the largest range
-    window: int | None = None  # [occlusion] side of the square in pixels; None takes a quarter of the height
-    stride: int | None = None  # [occlusion] pixels between squares; None takes half of `window`
-    steps: int = 32  # [integrated_gradients] points on the path from baseline to image
-    baseline: float | None = None  # [both of these] value of a missing pixel; None takes each image's mean
-    batch_size: int = 32
 
 
 def weigh_gradcam_plus_plus(features: np.ndarray, slopes: np.ndarray) -> np.ndarray:
@@ -40,11 +30,11 @@ WEIGHERS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {  # featu
 }
 
 
-def score_channels(watched: Watched, batch: np.ndarray, options: MapOptions) -> np.ndarray:
+def score_channels(watched: Watched, batch: np.ndarray) -> np.ndarray:
     """Score-CAM: weigh each channel with the score of the part of the image that it lets through (Wang 2020)."""
     maps = []
     for image, features in zip(batch, watched(batch)[1], strict=True):
-        chosen = features[..., np.argsort(-np.ptp(features, axis=(0, 1)), kind="stable")[: options.channels]]
+        chosen = features[..., np.argsort(-np.ptp(features, axis=(0, 1)), kind="stable")[:CHANNELS]]
         masks = enlarge(np.moveaxis(chosen, -1, 0), image.shape[:2])
         masks = normalise_maps(masks - masks.min(axis=(1, 2), keepdims=True))
         scores = watched(image * masks[..., None])[0]
@@ -53,7 +43,7 @@ def score_channels(watched: Watched, batch: np.ndarray, options: MapOptions) -> 
     return np.maximum(maps, 0)
 
 
-def project_channels(watched: Watched, batch: np.ndarray, options: MapOptions) -> np.ndarray:
+def project_channels(watched: Watched, batch: np.ndarray) -> np.ndarray:
     """Eigen-CAM: project the channels on their first singular vector, whatever the target (Muhammad 2020)."""
     features = watched(batch)[1]
     left, values, _ = np.linalg.svd(features.reshape(len(batch), -1, features.shape[-1]), full_matrices=False)
@@ -62,14 +52,16 @@ def project_channels(watched: Watched, batch: np.ndarray, options: MapOptions) -
     return np.maximum(signs * maps, 0)
 
 
-def occlude(watched: Watched, batch: np.ndarray, options: MapOptions) -> np.ndarray:
-    """Cover squares of the image, and give each pixel the mean fall of the score under them (Zeiler 2014)."""
+def occlude(watched: Watched, batch: np.ndarray) -> np.ndarray:
+    """Cover squares of the image, and give each pixel the mean fall of the score under them (Zeiler 2014).
+
+    A square is a quarter of the shorter side wide, and moves by half of that.
+    """
     height, width = batch.shape[1:3]
-    window = options.window or max(1, round(height / 4))
-    stride = options.stride or max(1, window // 2)
-    if not 0 < stride <= window <= min(height, width):
-        raise UsageError(f"window {window}, stride {stride}: 0 < stride <= window <= {min(height, width)} is needed")
-    before, empty = watched(batch)[0], missing_value(batch, options)
+    window = max(1, round(min(height, width) / 4))
+    stride = max(1, window // 2)
+    before = watched(batch)[0]
+    empty = batch.mean(axis=(1, 2), keepdims=True)
     drop, covered = np.zeros(batch.shape[:3], "float32"), np.zeros((height, width), "float32")
     tops, lefts = (sorted({*range(0, side - window, stride), side - window}) for side in (height, width))
     for top, left in ((top, left) for top in tops for left in lefts):
@@ -81,22 +73,21 @@ def occlude(watched: Watched, batch: np.ndarray, options: MapOptions) -> np.ndar
     return drop / covered
 
 
-def integrate_gradients(watched: Watched, batch: np.ndarray, options: MapOptions) -> np.ndarray:
-    """Add up the slopes at the pixels on the way from the baseline to the image (Sundararajan 2017)."""
-    path = batch - missing_value(batch, options)
-    points = (np.arange(options.steps, dtype="float32") + 0.5) / options.steps  # midpoints of the steps
-    return (path * sum(watched(batch - (1 - point) * path)[2] for point in points) / options.steps).sum(-1)
-
-
-def missing_value(batch: np.ndarray, options: MapOptions) -> np.ndarray:
-    """Return what stands for a missing pixel in each image, (n, 1, 1, C)."""
-    means = batch.mean(axis=(1, 2), keepdims=True)
-    return means if options.baseline is None else np.full_like(means, options.baseline)
+def integrate_gradients(watched: Watched, batch: np.ndarray) -> np.ndarray:
+    """Add up the slopes at the pixels on the way from each image's mean to the image (Sundararajan 2017)."""
+    path = batch - batch.mean(axis=(1, 2), keepdims=True)
+    points = (np.arange(STEPS, dtype="float32") + 0.5) / STEPS  # midpoints of the steps
+    return (path * sum(watched(batch - (1 - point) * path)[2] for point in points) / STEPS).sum(-1)
 
 
 CAM_METHODS = (*WEIGHERS, "scorecam", "eigencam")
 METHODS = (*CAM_METHODS, "occlusion", "integrated_gradients")
-OTHERS = dict(zip(METHODS[4:], (score_channels, project_channels, occlude, integrate_gradients), strict=True))
+OTHERS: dict[str, Callable[[Watched, np.ndarray], np.ndarray]] = {
+    "scorecam": score_channels,
+    "eigencam": project_channels,
+    "occlusion": occlude,
+    "integrated_gradients": integrate_gradients,
+}
 
 
 def heatmap(
@@ -106,7 +97,6 @@ def heatmap(
     method: str = "gradcam",
     layer: str | None = None,
     target: str | int = "positive",
-    options: MapOptions | None = None,
     normalise: bool = True,
     resize: bool = True,
 ) -> np.ndarray:
@@ -127,16 +117,16 @@ def heatmap(
     Raises UsageError: unknown method, layer or target, or a network that cannot be explained.
     """
     check_choice("method", method, METHODS)
-    images, options = as_batch(images, model), options or MapOptions()
+    images = as_batch(images, model)
     layer = (layer or inspection.find_feature_layer(model)) if method in CAM_METHODS else ""
     slopes = method in WEIGHERS or method == "integrated_gradients"
     watched = inspection.score_and_slopes(model, images.shape[1:], layer=layer, target=target, slopes=slopes)
     maps = []
-    for batch in np.split(images, range(options.batch_size, len(images), options.batch_size)):
+    for batch in np.split(images, range(BATCH_SIZE, len(images), BATCH_SIZE)):
         if method in WEIGHERS:
             maps.append(np.maximum(WEIGHERS[method](*watched(batch)[1:]).sum(-1), 0))
         else:
-            maps.append(OTHERS[method](watched, batch, options))
+            maps.append(OTHERS[method](watched, batch))
     found = enlarge(np.concatenate(maps), images.shape[1:3]) if resize else np.concatenate(maps).astype("float32")
     return normalise_maps(found) if normalise else found
 

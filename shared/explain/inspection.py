@@ -81,7 +81,8 @@ def follow(part: keras.Layer, batch: tf.Tensor, path: str) -> tuple[tf.Tensor, t
         return (output := part(batch)), output
     name, _, rest = path.partition("/")
     inner = part.get_layer(name)
-    at, chain = part.layers.index(inner), isinstance(part, keras.Sequential)
+    at = part.layers.index(inner)
+    chain = isinstance(part, keras.Sequential)
     if not chain and not rest:
         return tuple(keras.Model(part.inputs, [part.outputs[0], inner.output])(batch))
     for layer in part.layers[:at] if chain else [keras.Model(part.inputs, part.layers[at - 1].output)]:

@@ -104,23 +104,21 @@ def deletion_insertion_curves(
     *,
     mode: str = "deletion",
     points: int = 11,
-    blur: float | None = None,
 ) -> np.ndarray:
     """Take pixels away from the most important on, or bring them back, and record the score (Petsiuk et al. 2018).
 
-    A blurred copy of the image stands for what is taken away; it leaves less of an edge than black. Equal pixels come
-    in a random order, always the same.
+    A blurred copy of the image (standard deviation an eighth of the height) stands for what is taken away; it leaves
+    less of an edge than black. Equal pixels come in a random order, always the same.
 
     Args:
         score: images float32 (n, H, W) -> (n,).
         mode: "deletion" (a good map lets the score fall early) or "insertion" (rise early).
         points: shares of pixels changed, evenly from 0 to 1.
-        blur: standard deviation in pixels; None takes an eighth of the height.
     Returns float (N, points): the scores.
     """
     check_choice("mode", mode, ("deletion", "insertion"))
     images = np.asarray(images, "float32")
-    blurred = np.stack([cv2.GaussianBlur(image, (0, 0), blur or image.shape[0] / 8) for image in images])
+    blurred = np.stack([cv2.GaussianBlur(image, (0, 0), image.shape[0] / 8) for image in images])
     before, after = (images, blurred) if mode == "deletion" else (blurred, images)
     flat = np.asarray(maps, "float64").reshape(len(images), -1)
     order = np.lexsort((np.random.default_rng(0).random(flat.shape), -flat), axis=1)

@@ -14,15 +14,16 @@ from shared.data import Dataset, ImageSteps, Prepared, breast_box, image_steps, 
 from shared.run import EXCLUDED, DataError
 
 KEPT = ["image_id", "patient_id", "side", "split", "fold"]
+SHARE = 0.3  # side of a field, in heights of its mammogram
 TRIES = 40  # places tried for a field of normal tissue
 Place = tuple[int, int, int]  # top, left, side of a square in pixels
 
 
-def cut_wide_fields(dataset: Dataset, prepared: Prepared, *, share: float = 0.3, seed: int = 0) -> Prepared:
+def cut_wide_fields(dataset: Dataset, prepared: Prepared, *, seed: int = 0) -> Prepared:
     """Cut a field around every lesion of `prepared`, and one of normal tissue beside it where there is room.
 
     `dataset` reads the mammograms; crops of `prepared` without a mammogram or a mask on disk are left out. The side of
-    a field is `share` of the mammogram's height, and wider where a lesion does not fit in. `seed` is that of the
+    a field is `SHARE` of the mammogram's height, and wider where a lesion does not fit in. `seed` is that of the
     shifts; each mammogram has its own stream.
     Returns Prepared: the fields in place of the crops, label 0 normal tissue and 1 lesion (`malignant` keeps the crop's
         own label), masks of all lesions in a field; no statistics.
@@ -36,28 +37,29 @@ def cut_wide_fields(dataset: Dataset, prepared: Prepared, *, share: float = 0.3,
         raise DataError("no whole mammogram with a lesion mask on disk: wide fields cannot be cut from this copy")
     streams = [np.random.default_rng((seed, number)) for number in range(len(mammograms))]
     with ThreadPoolExecutor() as pool:
-        found = pool.map(lambda rows, random: cut_mammogram(dataset, rows, steps, share, random), mammograms, streams)
+        found = pool.map(lambda rows, random: cut_mammogram(dataset, rows, steps, random), mammograms, streams)
         rows, fields, masks = zip(*(field for part in found for field in part), strict=True)
     names = ("normal tissue", "lesion")
     return Prepared(prepared.settings, pd.DataFrame(rows), np.stack(fields), np.stack(masks), pd.DataFrame(), names)
 
 
 def cut_mammogram(
-    dataset: Dataset, rows: pd.DataFrame, steps: ImageSteps, share: float, random: np.random.Generator
+    dataset: Dataset, rows: pd.DataFrame, steps: ImageSteps, random: np.random.Generator
 ) -> list[tuple[dict, np.ndarray, np.ndarray]]:
     """Return (row of the manifest, image, mask) for each field of one mammogram's lesions."""
-    min_side = round(steps.size / share)  # a JPEG of many megapixels need not be decoded at its full size
+    min_side = round(steps.size / SHARE)  # a JPEG of many megapixels need not be decoded at its full size
     full = dataset.read_image(rows.full_image_path.iloc[0], min_side=min_side)
     planes = [dataset.read_image(path, min_side=min_side) for path in rows.mask_path]
     masks = [resize((plane > plane.max() / 2).astype(np.uint8), *full.shape) > 0 for plane in planes]
     lesions = np.maximum.reduce(masks)
-    (top, bottom, left, right), grey = breast_box(full), to_uint8(full, "minmax")
+    top, bottom, left, right = breast_box(full)
+    grey = to_uint8(full, "minmax")
     breast = grey > 0.5 * grey[top:bottom, left:right].mean()  # and not film
     fields = []
     for row, mask in zip(rows.to_dict("records"), masks, strict=True):
         if not mask.any():
             continue
-        around = place_around(mask, side=round(share * full.shape[0]), random=random)
+        around = place_around(mask, side=round(SHARE * full.shape[0]), random=random)
         beside = place_beside(lesions, breast, around, random=random)
         for place, label, ending in ((around, 1, ""), (beside, 0, "_normal")):
             if place is not None:
@@ -88,7 +90,8 @@ def place_beside(lesions: np.ndarray, breast: np.ndarray, place: Place, *, rando
 
     It shows about as much of the breast; otherwise the dark background would tell the fields apart.
     """
-    side, like = place[2], cut(breast, place).mean()
+    side = place[2]
+    like = cut(breast, place).mean()
     tops, lefts = (random.integers(0, length + 1 - side, TRIES).tolist() for length in lesions.shape)
     tried = [(top, left, side) for top, left in zip(tops, lefts, strict=True)]
     free = [place for place in tried if not cut(lesions, place).any()]

@@ -29,7 +29,8 @@ def extract_features(
     gives what its head sees. The output of the layer `through`, on the way, is kept as well, because fine-tuning will
     start from it. For orientations see `orient`.
     """
-    network, seconds = keras.Model(model.input, model.get_layer(layer).output), 0.0
+    network = keras.Model(model.input, model.get_layer(layer).output)
+    seconds = 0.0
     inputs: np.ndarray | CachedFeatures = prepared.images
     key = feature_key(prepared.images, network, orientations)
     path = prepared.settings.run_dir / f"data/features/{model.name}-{layer}-{key}.npy"

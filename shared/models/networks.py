@@ -12,7 +12,8 @@ from shared.models import pretrained
 from shared.models.backend import Tensor, keras, layers
 from shared.run import UsageError, check_choice
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 VGG_BGR_MEAN = (103.939, 116.779, 123.68)
 
 

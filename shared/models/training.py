@@ -32,7 +32,8 @@ LINEAR_STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # scikit-learn's C
 # gain. Nor did the head of the frozen stage: .875, .872, .864 at learning rates 3e-4, 2e-4, 1e-4 (one seed).
 FINE_TUNING = {"epochs": 25, "learning_rate": 3e-4, "batch_size": 32, "patience": 25}
 EPOCHS_FOR_A_NEW_HEAD = 15  # fewer start from the head of the frozen stage (demo: validation AUC .79 instead of .71)
-SPECIFICITY, SENSITIVITY_FLOOR = 0.8, 0.5  # a training says so where it finds fewer than half at this specificity
+SPECIFICITY = 0.8  # at which sensitivity is measured after each epoch
+SENSITIVITY_FLOOR = 0.5  # a training says so where it finds a smaller share
 TOLERANCE = 0.01  # by which probabilities may miss [0, 1], and their sum 1: half precision
 COLLAPSE_SAMPLE = 64  # validation images that are looked at for a collapse after each epoch
 
@@ -132,25 +133,32 @@ def train(
     keras.utils.set_random_seed(options.seed)
     compile_model(model, options, steps=-(-len(rows) // options.batch_size))
     batches = make_dataset(
-        inputs, labels, rows, batch_size=options.batch_size, seed=options.seed, orientations=orientations,
+        inputs,
+        labels,
+        rows,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        orientations=orientations,
         order="balanced" if options.balancing == "balanced_batches" else "shuffled",
         augment=make_augmentation(seed=options.seed) if options.augment else None,
-    )  # fmt: skip
+    )
     validation = make_dataset(inputs, labels, held_out, batch_size=64, orientations=some)
     sample = held_out[:: -(-len(held_out) // COLLAPSE_SAMPLE)]
     collapse = ClassCollapse(read_inputs(inputs, sample, np.full(len(sample), some[0])))
     monitor = {"monitor": "val_auc", "mode": "max"} if two_classes else {"monitor": "val_loss"}
     patience = options.epochs if options.keep_last else options.patience
     stopping = keras.callbacks.EarlyStopping(**monitor, patience=patience, restore_best_weights=not options.keep_last)
-    weights = None
-    if options.balancing == "class_weights":
-        classes, drawn = np.unique(labels[rows]), labels[rows]
-        weights = dict(zip(classes.tolist(), compute_class_weight("balanced", classes=classes, y=drawn), strict=True))
+    weights = weigh_classes(labels[rows]) if options.balancing == "class_weights" else None
     started = time.perf_counter()
     log = model.fit(
-        batches, validation_data=validation, epochs=options.epochs, class_weight=weights,
-        callbacks=[stopping, collapse], shuffle=False, verbose=0,
-    )  # fmt: skip
+        batches,
+        validation_data=validation,
+        epochs=options.epochs,
+        class_weight=weights,
+        callbacks=[stopping, collapse],
+        shuffle=False,
+        verbose=0,
+    )
     history = pd.DataFrame({"epoch": log.epoch, **log.history, "learning_rate": options.learning_rate})
     scores = np.nan_to_num(predict(model, inputs, held_out, orientations=some), nan=0.5)
     auc = roc_auc_score(labels[held_out] if two_classes else labels[held_out] >= 2, scores)
@@ -164,11 +172,18 @@ def train(
     return Training(history, time.perf_counter() - started, kept, float(auc), messages)
 
 
+def weigh_classes(labels: np.ndarray) -> dict[int, float]:
+    """Return {class: weight} by which all classes of labels int (n,) count alike."""
+    classes = np.unique(labels)
+    return dict(zip(classes.tolist(), compute_class_weight("balanced", classes=classes, y=labels), strict=True))
+
+
 def compile_model(model: keras.Model, options: TrainingOptions, *, steps: int) -> None:
     """Compile with AdamW, a learning rate that warms up and falls as a cosine over `steps` an epoch, and measures."""
     check_choice("loss", options.loss, LOSSES)
     check_choice("balancing", options.balancing, BALANCING)
-    rate, total = options.learning_rate, options.epochs * steps
+    rate = options.learning_rate
+    total = options.epochs * steps
     if options.keep_optimizer:  # as if its steps were a warm-up that is over: the cosine starts here
         optimizer = model.optimizer
         warmup, first = int(optimizer.iterations), rate
@@ -271,7 +286,8 @@ def fine_tune(
         fine_tune_from: name of the last frozen layer; None takes the backbone's own (`BACKBONES`).
     Returns as `train_frozen`.
     """
-    backbone, spent = networks.BACKBONES[model.name], 0.0
+    backbone = networks.BACKBONES[model.name]
+    spent = 0.0
     last_frozen = fine_tune_from or backbone.fine_tune_from
     options = options or training_options(prepared.settings, **FINE_TUNING)
     if options.epochs < EPOCHS_FOR_A_NEW_HEAD:

@@ -16,15 +16,15 @@ from shared.run import DataError
 MASS, INFO = "csv/mass_case_description_train_set.csv", "csv/dicom_info.csv"
 
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
+@pytest.fixture
+def cbis(drawn):
     """Eight patients; one of them stands in both official splits."""
-    return data.provide_demo(tmp_path_factory.mktemp("drawn") / "cbis", patients=8)
+    return drawn("cbis-ddsm")
 
 
 @pytest.fixture
-def tree(drawn, tmp_path):
-    return shutil.copytree(drawn, tmp_path / "tree")
+def tree(cbis, tmp_path):
+    return shutil.copytree(cbis, tmp_path / "tree")
 
 
 def load(folder, **options):
@@ -55,9 +55,9 @@ def test_rows_longer_than_their_header_are_not_read_shifted(tree):
     assert cbis_ddsm.read_roles(tree) == before
 
 
-def test_rows_join_their_files(drawn):
-    dataset = load(drawn, task="subtype")
-    cases = pd.concat([pd.read_csv(path, dtype=str) for path in drawn.glob("csv/*_case_*.csv")])
+def test_rows_join_their_files(cbis):
+    dataset = load(cbis, task="subtype")
+    cases = pd.concat([pd.read_csv(path, dtype=str) for path in cbis.glob("csv/*_case_*.csv")])
     assert len(dataset.manifest) == len(cases)
     assert dataset.coverage.malignant.sum() == (cases.pathology == "MALIGNANT").sum() == dataset.manifest.label.sum()
     assert (dataset.coverage[["crop", "mask", "full"]].sum() == len(cases)).all()
@@ -123,8 +123,8 @@ def test_full_images_carry_the_worst_label_and_all_masks(tree):
     np.testing.assert_array_equal(dataset.read_mask(row), masks[0] | masks[alike])
 
 
-def test_the_mask_is_cut_where_the_crop_was(drawn):
-    dataset = load(drawn)
+def test_the_mask_is_cut_where_the_crop_was(cbis):
+    dataset = load(cbis)
     for row in dataset.manifest.itertuples():
         full, crop, mask = map(dataset.read_image, (row.full_image_path, row.image_path, row.mask_path))
         _, _, (x, y), _ = cv2.minMaxLoc(cv2.matchTemplate(full, crop, cv2.TM_SQDIFF))

@@ -21,13 +21,6 @@ SCREENING = {"site_id": 1, "laterality": "L", "view": "CC", "age": 50, "cancer":
              "BIRADS": 1, "implant": 0, "density": "B", "machine_id": 49, "difficult_negative_case": False}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    """A function that draws 40 patients, the layouts' default, once: drawn("rsna-2023") -> the folder."""
-    base = tmp_path_factory.mktemp("digital")
-    return lambda layout: data.provide_demo(base / layout, layout=layout)
-
-
 def write_vindr(folder, findings, images=4):
     """Write `images` views of 60 × 40 pixels, a study each, as PNG, and the tables; `findings`: (image, category …)."""
     rows = [{"study_id": f"s{number}", "image_id": f"i{number}"} | BREAST for number in range(images)]
@@ -74,7 +67,7 @@ def test_vindr_lists_of_categories_boxes_that_leave_the_image_and_findings_that_
 
 
 def test_vindr_groups_by_study_and_keeps_the_official_split(drawn):
-    dataset = data.load_layout("vindr-mammo", drawn("vindr-mammo"))
+    dataset = data.load_layout("vindr-mammo", drawn("vindr-mammo", 40))
     manifest = dataset.manifest
     assert manifest.patient_id.value_counts().eq(4).all()
     assert manifest.groupby("patient_id").official_split.nunique().eq(1).all()
@@ -83,15 +76,17 @@ def test_vindr_groups_by_study_and_keeps_the_official_split(drawn):
     assert any("No biopsy" in note for note in dataset.notes)
     assert dataset.facts["boxes_clipped_to_the_image"] > 0
     assert manifest.mask_path.str.contains(";").any()
-    assert data.load_layout("vindr-mammo", drawn("vindr-mammo"), input="crop").manifest.finding.str.contains(";").any()
-    strict = data.load_layout("vindr-mammo", drawn("vindr-mammo"), task="birads-5")
+    assert (
+        data.load_layout("vindr-mammo", drawn("vindr-mammo", 40), input="crop").manifest.finding.str.contains(";").any()
+    )
+    strict = data.load_layout("vindr-mammo", drawn("vindr-mammo", 40), task="birads-5")
     for found, words in ((manifest, ["BI-RADS 4", "BI-RADS 5"]), (strict.manifest, ["BI-RADS 5"])):
         assert (found.label == found.pathology.isin(words)).all()
     assert (dataset.class_names[1], strict.class_names[1]) == ("BI-RADS 4 or more", "BI-RADS 5")
 
 
 def test_rsna_takes_the_breast_s_label_and_leaves_other_views_out(drawn):
-    folder = drawn("rsna-2023")
+    folder = drawn("rsna-2023", 40)
     dataset = data.load_layout("rsna-2023", folder)
     table, manifest = pd.read_csv(folder / "train.csv"), dataset.manifest
     assert manifest.label.tolist() == table.cancer.tolist()
@@ -111,7 +106,7 @@ def test_rsna_takes_the_breast_s_label_and_leaves_other_views_out(drawn):
 
 @pytest.mark.parametrize("layout", ["vindr-mammo", "rsna-2023"])
 def test_each_split_and_each_fold_has_both_classes_and_no_column_knows_the_outcome(drawn, layout):
-    manifest = data.load_layout(layout, drawn(layout)).manifest
+    manifest = data.load_layout(layout, drawn(layout, 40)).manifest
     statistics = pd.DataFrame({"problem": [""] * len(manifest), "content": [""] * len(manifest)})
     split = data.assign_splits(manifest, statistics)  # raises where train, validation or test lacks a class
     assert split[split.fold >= 0].groupby("fold").label.nunique().tolist() == [2] * 5
@@ -173,7 +168,7 @@ def test_rsna_real_counts_in_seconds_in_each_way_to_name_files(tmp_path, name):
 
 
 def test_a_file_without_decoder_is_named_and_twelve_bits_fill_the_scale(drawn, monkeypatch):
-    folder = drawn("rsna-2023")
+    folder = drawn("rsna-2023", 40)
     manifest = data.load_layout("rsna-2023", folder).manifest
     packed, plain = (manifest.image_path[manifest.patient_id == patient].iloc[0] for patient in ("10002", "10001"))
     for path in (packed, plain):

@@ -29,13 +29,6 @@ def write_image(path, image):
     assert cv2.imwrite(str(path), image)
 
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    """A function that draws eight patients in a layout, once: drawn("npz") -> the folder."""
-    base = tmp_path_factory.mktemp("drawn")
-    return lambda layout: data.provide_demo(base / layout, layout=layout, patients=8)
-
-
 def check_contract(dataset):
     manifest = dataset.manifest
     assert tuple(manifest.columns[: len(MANIFEST_COLUMNS)]) == MANIFEST_COLUMNS
@@ -384,7 +377,7 @@ def test_the_embedded_data_set_is_read_back_in_every_layout_and_through_links(na
     assert again.manifest.equals(dataset.manifest)
     for path in used.image_path:
         np.testing.assert_array_equal(again.read_image(path), dataset.read_image(path))
-    for outside in (f"../{name}/{path}", str(folder / path)):
+    for outside in (f"../{folder.name}/{path}", str(folder / path)):
         with pytest.raises(DataError, match="below the data directory"):
             again.read_image(outside)
 

@@ -96,8 +96,8 @@ def test_threshold_lies_between_scores_and_constant_scores_follow_the_majority()
 
 
 def test_expected_calibration_error_by_hand():
-    # bins of width 0.5: |1/2 - 0.15| on two images, |1/2 - 0.8| on two
-    assert metrics.expected_calibration_error([0, 1, 0, 1], [0.1, 0.2, 0.7, 0.9], bins=2) == pytest.approx(0.325)
+    # bins of width 0.1: |1/2 - 0.15| on two images, |1/2 - 0.75| on two
+    assert metrics.expected_calibration_error([0, 1, 0, 1], [0.12, 0.18, 0.72, 0.78]) == pytest.approx(0.3)
     assert metrics.expected_calibration_error([0, 0, 1, 1], [0, 0, 1, 1]) == 0
 
 
@@ -321,9 +321,9 @@ def test_operating_points_follow_the_reader_of_validation_and_are_paired():
     assert found["reader"].sensitivity.value == readers[1].called[test.label == 1].mean()
     gap = point.minus(found["reader"]).sensitivity
     assert gap.value == pytest.approx(point.sensitivity.value - found["reader"].sensitivity.value)
-    fixed = points.operating_points(None, test, threshold=threshold, draws=300)["fixed"]
-    assert fixed.sensitivity.value == point.sensitivity.value
-    width, alone = (at.sensitivity.high - at.sensitivity.low for at in (point, fixed))
+    fixed = points.operating_points(None, test, draws=300)["fixed"]
+    assert fixed.sensitivity.value == (test.score >= 0.5)[test.label == 1].mean()
+    width, alone = (at.sensitivity.high - at.sensitivity.low for at in (found["Youden"], fixed))
     assert width > alone  # the threshold's own uncertainty
 
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from shared import explain
-from shared.explain import inspection
+from shared.explain import heatmaps, inspection
 from shared.run import UsageError
 
-SIDE = 4
+SIDE = 8
 CHANNELS = np.array([1.0, 2.0, -0.5], "float32")  # what the one convolution of `linear_network` multiplies with
 PLACES = np.random.default_rng(1).normal(size=(SIDE, SIDE, 3)).astype("float32")  # and its last layer
 IMAGES = np.random.default_rng(0).uniform(1, 2, (3, SIDE, SIDE)).astype("float32")
@@ -28,6 +28,16 @@ def linear_network():
     return network
 
 
+def mean_under_squares(plane, side=2):
+    """Give each pixel the mean, over the squares that cover it, of what the plane sums up to in the square."""
+    total, count = np.zeros_like(plane), np.zeros_like(plane)
+    for top, left in np.ndindex(*(length - side + 1 for length in plane.shape)):
+        square = slice(top, top + side), slice(left, left + side)
+        total[square] += plane[square].sum()
+        count[square] += 1
+    return total / count
+
+
 def expected_maps(image):
     """The map of every method for one image, from its definition: {method: map}."""
     features, slope, rising = image[..., None] * CHANNELS, PLACES, np.maximum(PLACES, 0)
@@ -41,15 +51,14 @@ def expected_maps(image):
     }  # fmt: skip
     maps = {method: np.maximum((features * weight).sum(-1), 0) for method, weight in weights.items()}
     above = per_pixel * (image - image.mean())
-    squares = above.reshape(2, 2, 2, 2).sum((1, 3)).repeat(2, 0).repeat(2, 1)  # of 2 × 2 pixels
-    maps |= {"integrated_gradients": above, "occlusion": squares}
+    maps |= {"integrated_gradients": above, "occlusion": mean_under_squares(above)}
     return maps | {"eigencam": image * np.linalg.norm(CHANNELS)}
 
 
 @pytest.mark.parametrize("method", explain.METHODS)
-def test_each_method_gives_the_map_known_in_closed_form(method, linear_network):
-    options = explain.MapOptions(window=2, stride=2, steps=3, batch_size=2)
-    maps = explain.heatmap(linear_network, IMAGES, method=method, normalise=False, options=options)
+def test_each_method_gives_the_map_known_in_closed_form(method, linear_network, monkeypatch):
+    monkeypatch.setattr(heatmaps, "BATCH_SIZE", 2)
+    maps = explain.heatmap(linear_network, IMAGES, method=method, normalise=False)
     expected = np.stack([expected_maps(image)[method] for image in IMAGES])
     assert maps.dtype == np.float32
     np.testing.assert_allclose(maps, expected, rtol=2e-4, atol=2e-5)
@@ -65,16 +74,20 @@ def curved_network(*, activation="sigmoid", units=1):
 
 
 def test_gradient_agrees_with_a_finite_difference():
-    network, half = curved_network(), SMALL / 2
-    # one step from a baseline of 0 is the image times the gradient at half the image
-    options = explain.MapOptions(steps=1, baseline=0)
-    maps = explain.heatmap(network, SMALL, method="integrated_gradients", options=options, normalise=False)
+    network = curved_network()
+    slopes = inspection.score_and_slopes(network, SMALL.shape[1:], slopes=True)(SMALL)[2]
     for row, column in [(0, 0), (3, 4), (7, 2)]:
-        step = np.zeros_like(half)
+        step = np.zeros_like(SMALL)
         step[:, row, column] = 1e-2
-        slope = (scores(network, half + step) - scores(network, half - step)) / 2e-2
-        expected = SMALL[:, row, column, 0] * slope
-        np.testing.assert_allclose(maps[:, row, column], expected, rtol=2e-2, atol=1e-5)
+        expected = (scores(network, SMALL + step) - scores(network, SMALL - step)) / 2e-2
+        np.testing.assert_allclose(slopes[:, row, column, 0], expected, rtol=2e-2, atol=1e-5)
+
+
+def test_integrated_gradients_add_up_to_the_difference_from_the_image_s_mean():
+    network = curved_network()
+    maps = explain.heatmap(network, SMALL, method="integrated_gradients", normalise=False)
+    even = np.broadcast_to(SMALL.mean((1, 2), keepdims=True), SMALL.shape)
+    np.testing.assert_allclose(maps.sum((1, 2)), scores(network, SMALL) - scores(network, even), rtol=1e-3, atol=1e-5)
 
 
 def test_scores_are_the_logit_behind_every_kind_of_last_activation():
@@ -145,10 +158,9 @@ def test_a_nested_network_has_the_maps_of_the_same_network_laid_flat(kind):
     assert explain.find_feature_layer(nested) == "body/pool"
     assert explain.find_feature_layer(flat) == "pool"
     assert explain.find_feature_layer(nested, cells=9) == "body/sum"
-    options = {"options": explain.MapOptions(steps=2, channels=3), "normalise": False}
     for method in explain.METHODS:
-        expected = explain.heatmap(flat, images, method=method, **options)
-        found = explain.heatmap(nested, images, method=method, **options)
+        expected = explain.heatmap(flat, images, method=method, normalise=False)
+        found = explain.heatmap(nested, images, method=method, normalise=False)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
     inside = explain.heatmap(nested, images, layer="body/branch", resize=False)  # beside a shortcut
     assert inside.max() == 1
@@ -178,7 +190,7 @@ def test_networks_that_cannot_be_explained_and_wrong_use_are_refused_in_one_line
     pools = [keras.layers.GlobalMaxPooling2D()(inner(outer)), keras.layers.GlobalAveragePooling2D()(inner(outer))]
     hidden = keras.layers.Dense(3)(keras.layers.GlobalMaxPooling2D()(inner(outer)))
     shortcut = keras.ops.add(hidden, keras.layers.Dense(3)(hidden))  # no layer, so the chain alone would pass it over
-    dense_only = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(1)])
+    dense_only = keras.Sequential([keras.Input((SIDE, SIDE, 1)), keras.layers.Flatten(), keras.layers.Dense(1)])
     for match, network, shown, options in [
         ("one input and output", keras.Model(inputs, [one, two]), SMALL, {}),
         ("one input and output", keras.Sequential([keras.layers.Conv2D(2, 3), keras.layers.Flatten()]), SMALL, {}),
@@ -190,7 +202,6 @@ def test_networks_that_cannot_be_explained_and_wrong_use_are_refused_in_one_line
         ("shape", linear_network, IMAGES[0], {}),
         ("method: 'magic' is not one of gradcam", linear_network, IMAGES, {"method": "magic"}),
         ("target: 'benign'", linear_network, IMAGES, {"target": "benign"}),
-        ("stride", linear_network, IMAGES, {"method": "occlusion", "options": explain.MapOptions(window=2, stride=3)}),
     ]:
         with pytest.raises(UsageError, match=match):
             explain.heatmap(network, shown, **options)

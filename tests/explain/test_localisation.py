@@ -99,12 +99,12 @@ def test_paired_differences_are_sharper_than_two_intervals():
 def test_deletion_of_what_counts_lowers_the_score_at_once():
     images = 10 * NOISE + 200 * MASKS
     score = lambda batch: (batch * MASKS).sum((1, 2)) / MASKS.sum((1, 2))  # noqa: E731
-    right = explain.deletion_insertion_curves(score, images, MASKS, points=11, blur=50)
-    wrong = explain.deletion_insertion_curves(score, images, ~MASKS, points=11, blur=50)
+    right = explain.deletion_insertion_curves(score, images, MASKS)
+    wrong = explain.deletion_insertion_curves(score, images, ~MASKS)
     np.testing.assert_allclose(right[:, 0], wrong[:, 0])
     np.testing.assert_allclose(right[:, -1], wrong[:, -1])
     assert (right.mean(1) < wrong.mean(1) - 50).all()
-    back = explain.deletion_insertion_curves(score, images, MASKS, mode="insertion", points=11, blur=50)
+    back = explain.deletion_insertion_curves(score, images, MASKS, mode="insertion")
     np.testing.assert_allclose(back[:, -1], right[:, 0], rtol=1e-6)
     assert (back.mean(1) > right.mean(1)).all()
     with pytest.raises(UsageError, match="mode"):

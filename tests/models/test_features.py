@@ -68,7 +68,8 @@ def test_a_linear_head_acts_on_raw_features_like_the_regression_on_standardised_
     scores = models.predict(head, cached, held_out)
     assert run.val_auc == pytest.approx(roc_auc_score(prepared.labels[held_out], scores))
     strength = training.LINEAR_STRENGTHS[run.best_epoch]
-    regression = data.make_logistic(strength, balanced=True).fit(values[rows], prepared.labels[rows])
+    regression = data.make_logistic(balanced=True).set_params(logisticregression__C=strength)
+    regression.fit(values[rows], prepared.labels[rows])
     np.testing.assert_allclose(scores, regression.predict_proba(values[held_out])[:, 1], atol=1e-4)
 
 

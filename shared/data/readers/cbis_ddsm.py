@@ -16,7 +16,8 @@ from shared.data.readers import cbis_series, common, tables
 from shared.data.readers.common import Dataset
 from shared.run import PATHOLOGIES, DataError, refuse_damage
 
-NAME, TASKS = "cbis-ddsm", ("malignant", "subtype")  # each image shows an abnormality
+NAME = "cbis-ddsm"
+TASKS = ("malignant", "subtype")  # each image shows an abnormality
 CASE_FILES = {
     (kind, split): f"{kind[:4]}_case_description_{split}_set.csv"
     for kind in ("mass", "calcification")
@@ -91,7 +92,7 @@ def read_case_file(path: Path) -> pd.DataFrame:
     frame = tables.read_words(path, NEEDED, DESCRIPTORS).rename(columns=RENAMED)
     frame["pathology"] = frame.pathology.str.upper()
     tables.check_column(path.name, frame.pathology, PATHOLOGIES)
-    tables.check_filled(path.name, frame.patient_id)
+    tables.check_filled(path.name, frame, "patient_id")
     return frame
 
 
@@ -114,7 +115,7 @@ def join_files(cases: pd.DataFrame, find: Callable[[Any], tuple[str, str, str]])
     """Add `full_path`, `crop_path` and `mask_path` ("" where not on disk), as `find` gives them for a row of cases."""
     with ThreadPoolExecutor(decoding.READERS) as pool:
         found = list(pool.map(find, cases.itertuples(index=False)))
-    return cases.assign(**dict(zip(("full_path", "crop_path", "mask_path"), zip(*found, strict=True), strict=True)))
+    return cases.join(pd.DataFrame(found, columns=["full_path", "crop_path", "mask_path"], index=cases.index))
 
 
 def build_dataset(name: str, data_dir: Path, joined: pd.DataFrame, *, task: str, input: str) -> Dataset:
@@ -127,7 +128,8 @@ def build_dataset(name: str, data_dir: Path, joined: pd.DataFrame, *, task: str,
         raise DataError(f"{message}; is the copy complete, and is INPUT (crop or full) what it holds?")
     splits = joined.groupby("patient_id").official_split.nunique()
     shared = sorted(splits.index[splits > 1])
-    names, notes = [row_name(row) for row in absent.itertuples()], []
+    names = [row_name(row) for row in absent.itertuples()]
+    notes = []
     if len(present) < len(joined):
         counts = f"{len(present):,} of {len(joined):,} rows of the case files"
         notes.append(f"A partial copy: {counts} have their {input} on disk; the series goes on with those.")

@@ -24,7 +24,7 @@ def tell_apart(files: list[str], role: Callable[[str], str], full: str, data_dir
         return ("", files[0]) if is_mask else (files[0], "")
     crops, masks = ([path for path in files if known[path] == part] for part in ("crop", "mask"))
     if max(len(crops), len(masks)) != 1:
-        crops, masks = [files[looks_like_mask(files[0], full, data_dir)]], []
+        crops, masks = [files[1] if looks_like_mask(files[0], full, data_dir) else files[0]], []
     crop = crops[0] if crops else next(path for path in files if path not in masks)
     return crop, masks[0] if masks else next(path for path in files if path != crop)
 

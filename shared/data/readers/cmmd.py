@@ -19,7 +19,8 @@ from shared.data.readers import common, tables
 from shared.data.readers.common import Dataset
 from shared.run import DataError
 
-NAME, TASKS = "cmmd", ("malignant", "subtype")
+NAME = "cmmd"
+TASKS = ("malignant", "subtype")
 TABLES = ("cmmd_clinicaldata_revision.xlsx", "cmmd_clinicaldata_revision.csv")
 NEEDED = ("id1", "leftright", "abnormality", "classification")  # the molecular subtype is known for cancers alone
 VIEWS = {"399162004": "CC", "399368009": "MLO", "R-10242": "CC", "R-10226": "MLO"}  # SNOMED CT; its older codes
@@ -48,11 +49,13 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "full") -> Dat
     on_disk = pd.MultiIndex.from_frame(rows[["patient_id", "side"]])
     missing = (~pd.MultiIndex.from_frame(breasts[["patient_id", "side"]]).isin(on_disk)).sum()
     facts = {
-        "breasts_in_table": len(breasts), "patients_in_table": len(both), "images_on_disk": len(rows),
+        "breasts_in_table": len(breasts),
+        "patients_in_table": len(both),
+        "images_on_disk": len(rows),
         "patients_with_a_benign_and_a_malignant_breast": int((both > 1).sum()),
         "images_of_breasts_without_label": int((rows.exclusion_reason == NO_LABEL).sum()),
         "breasts_without_image": int(missing),
-    }  # fmt: skip
+    }
     notes = ["The label is a breast's, benign or malignant by biopsy; each view of the breast carries it."]
     if facts["images_of_breasts_without_label"]:
         notes.append(f"{facts['images_of_breasts_without_label']} images show a breast without a label: excluded.")
@@ -71,12 +74,15 @@ def read_breasts(path: Path) -> pd.DataFrame:
     for column, known in (("leftright", ("L", "R")), ("classification", ("BENIGN", "MALIGNANT"))):
         table[column] = table[column].str.upper()
         tables.check_column(path.name, table[column], known)
-    breasts = pd.DataFrame({
-        "patient_id": table.id1.str.upper(), "side": table.leftright.map(tables.SIDES),
-        "pathology": table.classification,
-        "label": (table.classification == "MALIGNANT").astype(int),
-        "abnormality_type": table.abnormality.str.lower().map(TYPES).fillna(""),
-    })  # fmt: skip
+    breasts = pd.DataFrame(
+        {
+            "patient_id": table.id1.str.upper(),
+            "side": table.leftright.map(tables.SIDES),
+            "pathology": table.classification,
+            "label": (table.classification == "MALIGNANT").astype(int),
+            "abnormality_type": table.abnormality.str.lower().map(TYPES).fillna(""),
+        }
+    )
     return breasts.sort_values("label", ascending=False, kind="stable").drop_duplicates(["patient_id", "side"])
 
 

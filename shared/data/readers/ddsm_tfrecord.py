@@ -23,7 +23,8 @@ from shared.data.readers.common import Dataset
 from shared.run import DataError, refuse_damage
 from shared.run.native_output import quiet_native_output
 
-NAME, TASKS = "ddsm-tfrecord", ("malignant", "abnormal", "subtype")
+NAME = "ddsm-tfrecord"
+TASKS = ("malignant", "abnormal", "subtype")
 SIDE = 299  # pixels, height and width of every image
 MAX_RECORD = 4 * SIDE**2  # bytes; a record holds one image and a few words
 LESIONS = (("normal", "NORMAL"), *common.SUBTYPES)  # position = the source's `label`
@@ -47,7 +48,8 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
         raise DataError(f"{data_dir}: no *.tfrecords below it; expected training10_<n>/training10_<n>.tfrecords")
     rows = [row for shard in shards for row in index_shard(data_dir, shard, task)]
     held_out = [row for part in ("test10", "cv10") for row in index_array(data_dir, part, task)]
-    rows, notes = rows + held_out, ["Every image is a tile of 299 × 299 pixels: INPUT has no effect."]
+    rows = rows + held_out
+    notes = ["Every image is a tile of 299 × 299 pixels: INPUT has no effect."]
     unnamed = sum(row["patient_id"] == row["image_id"] for row in rows)
     if unnamed:
         notes.append(f"{unnamed} of {len(rows)} {UNNAMED}")
@@ -75,38 +77,23 @@ def load_tensorflow() -> Any:
 
 def index_shard(data_dir: Path, shard: str, task: str) -> list[dict]:
     """List the records of one shard as manifest rows; raises DataError where the file is cut short or damaged."""
-    tf, path = load_tensorflow(), data_dir / shard
+    tf = load_tensorflow()
+    path = data_dir / shard
     rows: list[dict] = []
-    offsets = find_records(path)
+    offset = 0  # at which a record starts: length (8 bytes), its CRC-32C (4), message, its CRC-32C (4)
     try:
         messages = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
-        bar = tqdm(messages, f"indexing {path.name}", len(offsets), leave=False, disable=None)
-        for offset, message in zip(offsets, bar, strict=True):
+        for message in tqdm(messages, f"indexing {path.name}", leave=False, disable=None):
             values, problem = parse_example(message)
             row = make_row(f"{path.stem}_{len(rows):06d}", values, task)
             rows.append(row | {"image_path": f"{shard}#{offset}", "official_split": "train"})
             rows[-1]["exclusion_reason"] = problem or row["exclusion_reason"]
+            offset += len(message) + 16
     except (tf.errors.OpError, UnicodeEncodeError):  # or a name that is no text
-        raise DataError(DAMAGED.format(path, len(rows), offsets[len(rows)])) from None
+        raise DataError(DAMAGED.format(path, len(rows), offset)) from None
     if not rows:
         raise DataError(f"{path}: no records; the file is empty, fetch it again")
     return rows
-
-
-def find_records(path: Path) -> list[int]:
-    """Return the byte at which each record starts: length (8 bytes), its CRC-32C (4), message, its CRC-32C (4).
-
-    Raises DataError where one says that it is longer than any, before TensorFlow makes room for it.
-    """
-    offsets, end = [], 0
-    with path.open("rb") as file:
-        while end < path.stat().st_size:
-            offsets.append(file.seek(end))
-            length = int.from_bytes(file.read(8), "little")
-            if length > MAX_RECORD:
-                raise DataError(DAMAGED.format(path, len(offsets) - 1, end))
-            end += length + 16
-    return offsets
 
 
 def parse_example(message: bytes) -> tuple[dict, str]:
@@ -147,10 +134,15 @@ def make_row(image_id: str, values: dict, task: str) -> dict:
         reason = "" if label else f"normal tile: task {task} compares lesions with lesions"
     patient = common.patient_from_name(stem) or (leading[0] if leading else stem) or name or image_id
     return {
-        "image_id": image_id, "patient_id": patient, **common.side_and_view(name), "abnormality_type": abnormality,
-        "pathology": pathology, "exclusion_reason": reason, "subtype": common.subtype_of(abnormality, pathology),
+        "image_id": image_id,
+        "patient_id": patient,
+        **common.side_and_view(name),
+        "abnormality_type": abnormality,
+        "pathology": pathology,
+        "exclusion_reason": reason,
+        "subtype": common.subtype_of(abnormality, pathology),
         "label": lesion or 0 if task == "abnormal" else int(pathology == "MALIGNANT"),
-    }  # fmt: skip
+    }
 
 
 def index_array(data_dir: Path, part: str, task: str) -> list[dict]:

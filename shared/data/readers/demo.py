@@ -54,7 +54,8 @@ def provide_demo(
 
     folder = Path(folder)
     options: dict[str, Any] = {"layout": layout, "patients": patients, "seed": seed, "acquisition": acquisition}
-    note, drawn = folder.with_suffix(".json"), {"generator": phantoms.fingerprint(), **options}
+    note = folder.with_suffix(".json")
+    drawn = {"generator": phantoms.fingerprint(), **options}
     before = read_json(note) if note.exists() else None
     if folder.is_dir() and before == drawn:
         return folder

@@ -23,7 +23,8 @@ from shared.data.readers import common, inbreast_contours, tables
 from shared.data.readers.common import Dataset
 from shared.run import DataError
 
-NAME, TASKS = "inbreast", ("malignant",)
+NAME = "inbreast"
+TASKS = ("malignant",)
 NEEDED = ("laterality", "view", "file_name", "acr", "bi-rads")
 VIEWS = ("CC", "MLO")
 
@@ -77,14 +78,20 @@ def list_images(table: pd.DataFrame, images: dict[str, str]) -> pd.DataFrame:
         "its name does not tell the patient (<file>_<patient>_MG_…)": patient == "",
         "its Bi-Rads is none of 1 to 6": ~readable,
     }
-    return pd.DataFrame({
-        "image_id": file, "file": file, "patient_id": patient.where(patient != "", file),
-        "side": table.laterality.str.upper().map(tables.SIDES),
-        "view": table["view"].where(table["view"].isin(VIEWS), ""),
-        "pathology": "BI-RADS " + category, "label": (readable & (category >= "4")).astype(int),
-        "image_path": path.fillna(file + ".dcm"), "breast_density": table.acr,
-        "exclusion_reason": np.select(list(reasons.values()), list(reasons), ""),
-    }).reset_index(drop=True)  # fmt: skip
+    return pd.DataFrame(
+        {
+            "image_id": file,
+            "file": file,
+            "patient_id": patient.where(patient != "", file),
+            "side": table.laterality.str.upper().map(tables.SIDES),
+            "view": table["view"].where(table["view"].isin(VIEWS), ""),
+            "pathology": "BI-RADS " + category,
+            "label": (readable & (category >= "4")).astype(int),
+            "image_path": path.fillna(file + ".dcm"),
+            "breast_density": table.acr,
+            "exclusion_reason": np.select(list(reasons.values()), list(reasons), ""),
+        }
+    ).reset_index(drop=True)
 
 
 def add_contours(data_dir: Path, rows: pd.DataFrame, paths: dict[str, str], input: str) -> pd.DataFrame:
@@ -107,11 +114,15 @@ def add_contours(data_dir: Path, rows: pd.DataFrame, paths: dict[str, str], inpu
             continue
         squares = inbreast_contours.find_lesions(contours)
         for number, (lesion, square) in enumerate(squares, 1):
-            lists.append(row | {
-                "image_id": f"{row['file']}_{number}", "lesion": f"{row['view']}_{number}".strip("_"),
-                "abnormality_type": inbreast_contours.kind_of(lesion),
-                "image_path": f"{row['image_path']}#lesion={square}",
-            })  # fmt: skip
+            lists.append(
+                row
+                | {
+                    "image_id": f"{row['file']}_{number}",
+                    "lesion": f"{row['view']}_{number}".strip("_"),
+                    "abnormality_type": inbreast_contours.kind_of(lesion),
+                    "image_path": f"{row['image_path']}#lesion={square}",
+                }
+            )
         if not squares:
             reason = row["exclusion_reason"] or problem or "no contour that encloses anything: no crop"
             lists.append(row | {"exclusion_reason": reason})

@@ -23,7 +23,8 @@ from shared.data.readers import common
 from shared.data.readers.common import Dataset
 from shared.run import DataError
 
-NAME, TASKS = "mini-mias", ("malignant", "abnormal", "subtype")
+NAME = "mini-mias"
+TASKS = ("malignant", "abnormal", "subtype")
 EXPECTED = "Info.txt and mdb001.pgm, mdb002.pgm, … (the folder all-mias/ is searched too)"
 FACTOR = 1.5  # a crop's side, in diameters of the lesion's circle: some of the surroundings belong to the picture
 MIN_SIDE = 96  # pixels; 19 mm at 200 µm
@@ -115,17 +116,24 @@ def list_rows(info: pd.DataFrame, files: dict[str, str], task: str, input: str) 
         ((place == "") & (input == "crop"), "no coordinates in Info.txt (NOTE 3): no crop"),
     ]
     masks = (file + "#circles=" + info.name.map(circles)).where((input == "full") | (info.x != ""), "")
-    return pd.DataFrame({
-        "image_id": info.name + np.where(several, "_" + position.astype(str), ""),
-        "patient_id": [f"mias_{first:03d}_{first + 1:03d}" for first in odd],
-        "side": np.where(number % 2, "LEFT", "RIGHT"), "view": "MLO",
-        "lesion": np.where(several, position.astype(str), ""),
-        "abnormality_type": kind, "pathology": pathology,
-        "label": (~normal if task == "abnormal" else pathology == "MALIGNANT").astype(int),
-        "image_path": file + place if input == "crop" else file, "mask_path": masks, "breast_density": info.tissue,
-        "exclusion_reason": np.select([when for when, _ in reasons], [reason for _, reason in reasons], ""),
-        "subtype": [common.subtype_of(*pair) for pair in zip(kind, pathology, strict=True)], "finding": info.finding,
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "image_id": info.name + np.where(several, "_" + position.astype(str), ""),
+            "patient_id": [f"mias_{first:03d}_{first + 1:03d}" for first in odd],
+            "side": np.where(number % 2, "LEFT", "RIGHT"),
+            "view": "MLO",
+            "lesion": np.where(several, position.astype(str), ""),
+            "abnormality_type": kind,
+            "pathology": pathology,
+            "label": (~normal if task == "abnormal" else pathology == "MALIGNANT").astype(int),
+            "image_path": file + place if input == "crop" else file,
+            "mask_path": masks,
+            "breast_density": info.tissue,
+            "exclusion_reason": np.select([when for when, _ in reasons], [reason for _, reason in reasons], ""),
+            "subtype": [common.subtype_of(*pair) for pair in zip(kind, pathology, strict=True)],
+            "finding": info.finding,
+        }
+    )
 
 
 def read_crop(data_dir: Path, image_path: str) -> tuple[np.ndarray, tuple[slice, slice]]:

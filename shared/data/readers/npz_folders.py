@@ -6,7 +6,8 @@ from shared.data.readers import common
 from shared.data.readers.common import Dataset
 from shared.run import DataError
 
-NAME, TASKS = "npz", ("malignant", "abnormal")
+NAME = "npz"
+TASKS = ("malignant", "abnormal")
 POSITIVE = ("cancer", "malignant", "positive", "abnormal", "1")
 NEGATIVE = ("non_cancer", "noncancer", "no_cancer", "benign", "negative", "normal", "healthy", "0")
 
@@ -42,7 +43,8 @@ def label_folders(data_dir: Path) -> dict[Path, int]:
     if len(folders) < 2:
         found = f"only {folders[0].name}/ holds" if folders else "no folder holds"
         raise DataError(f"{data_dir}: {found} *.npz files; expected class folders such as cancer/ and non_cancer/")
-    labels, unknown = {}, []
+    labels = {}
+    unknown = []
     for folder in folders:
         word = folder.name.lower().replace("-", "_").replace(" ", "_")
         if word not in POSITIVE + NEGATIVE:

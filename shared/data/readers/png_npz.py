@@ -14,7 +14,8 @@ from shared.data.readers import common
 from shared.data.readers.common import Dataset
 from shared.run import DataError
 
-NAME, TASKS = "png-npz", ("malignant", "original")
+NAME = "png-npz"
+TASKS = ("malignant", "original")
 ORIGINAL_FOLDERS = ("original", "originals", "real", "png")
 SYNTHETIC_FOLDERS = ("synthetic", "synthetics", "generated", "fake", "npz")
 LETTERS = {"M": "MALIGNANT", "B": "BENIGN", "N": "BENIGN_WITHOUT_CALLBACK"}
@@ -61,7 +62,8 @@ def find_pictures(data_dir: Path, suffix: str, names: tuple[str, ...]) -> list[P
 
 def original_row(path: Path, task: str) -> dict:
     """Return the manifest row of an original; its name ends in the pathology's letter."""
-    pathology, patient = LETTERS.get(path.stem.rpartition("_")[2], ""), common.patient_from_name(path.stem) or path.stem
+    pathology = LETTERS.get(path.stem.rpartition("_")[2], "")
+    patient = common.patient_from_name(path.stem) or path.stem
     row = {"image_id": path.stem, "patient_id": patient, **common.side_and_view(path.stem), "drawn_class": pathology}
     if task == "original":
         return row | {"pathology": "ORIGINAL", "label": 1, "exclusion_reason": ""}
@@ -80,7 +82,10 @@ def synthetic_row(path: Path, task: str, original_stems: set[str]) -> dict:
     word = re.search(r"(benign|malignant)", path.stem, re.IGNORECASE)
     patient = common.patient_from_name(path.stem) if path.stem in original_stems else batch_of(path)
     return {
-        "image_id": f"synthetic_{path.stem}", "patient_id": patient or path.stem, "pathology": "SYNTHETIC", "label": 0,
+        "image_id": f"synthetic_{path.stem}",
+        "patient_id": patient or path.stem,
+        "pathology": "SYNTHETIC",
+        "label": 0,
         "drawn_class": word.group(1).upper() if word else "",
         "exclusion_reason": "synthetic image: task malignant uses originals" if task == "malignant" else "",
-    }  # fmt: skip
+    }

@@ -18,7 +18,8 @@ from shared.data.readers import common, tables
 from shared.data.readers.common import Dataset
 from shared.run import DataError
 
-NAME, TASKS = "rsna-2023", ("malignant",)
+NAME = "rsna-2023"
+TASKS = ("malignant",)
 TABLE = "train.csv"
 NEEDED = ("patient_id", "image_id", "laterality", "view", "cancer")
 OPTIONAL = ("site_id", "age", "implant", "density", "machine_id")  # known before the reading
@@ -40,8 +41,7 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "full") -> Dat
     common.check_input(NAME, input)
     tables.check_column(TABLE, table.cancer, ("0", "1"))
     tables.check_column(TABLE, table.laterality, tables.SIDES)
-    for column in ("patient_id", "image_id"):
-        tables.check_filled(TABLE, table[column])
+    tables.check_filled(TABLE, table, "patient_id", "image_id")
     notes = [
         "The label says whether cancer was proven in this breast, not whether this view shows it.",
         "biopsy, invasive, difficult_negative_case and BIRADS know the outcome: they are not in the manifest.",
@@ -56,14 +56,20 @@ def list_rows(table: pd.DataFrame) -> pd.DataFrame:
     side = table.laterality.map(tables.SIDES)
     label = table.cancer.astype(int)
     is_other = ~table["view"].isin(VIEWS)
-    return pd.DataFrame({
-        "image_id": table.patient_id + "_" + side + "_" + table["view"] + "_" + table.image_id,
-        "patient_id": table.patient_id, "side": side, "view": table["view"].mask(is_other, ""),
-        "pathology": label.map(dict(enumerate(word.upper() for word in CLASS_NAMES))), "label": label,
-        "image_path": table.image_path, "breast_density": table.density.map(tables.DENSITIES),
-        "exclusion_reason": np.where(is_other, "view " + table["view"] + " is neither CC nor MLO", ""),
-        **{column: table[column] for column in OPTIONAL if column != "density"},
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "image_id": table.patient_id + "_" + side + "_" + table["view"] + "_" + table.image_id,
+            "patient_id": table.patient_id,
+            "side": side,
+            "view": table["view"].mask(is_other, ""),
+            "pathology": label.map(dict(enumerate(word.upper() for word in CLASS_NAMES))),
+            "label": label,
+            "image_path": table.image_path,
+            "breast_density": table.density.map(tables.DENSITIES),
+            "exclusion_reason": np.where(is_other, "view " + table["view"] + " is neither CC nor MLO", ""),
+            **{column: table[column] for column in OPTIONAL if column != "density"},
+        }
+    )
 
 
 def count(table: pd.DataFrame) -> dict[str, int]:

@@ -52,10 +52,11 @@ def check_column(file: str, column: pd.Series, allowed: Collection[str]) -> None
         raise DataError(f"{file}: row {row + 2}: {column.name} {column[row]!r} is not one of {words}")
 
 
-def check_filled(file: str, column: pd.Series) -> None:
-    """Raise DataError with the first row of the csv file `file` where `column` is empty."""
-    for row in np.flatnonzero(column.eq(""))[:1]:
-        raise DataError(f"{file}: row {row + 2}: no {column.name}")
+def check_filled(file: str, table: pd.DataFrame, *columns: str) -> None:
+    """Raise DataError with the first row of the csv file `file` where one of the `columns` is empty."""
+    for column in columns:
+        for row in np.flatnonzero(table[column].eq(""))[:1]:
+            raise DataError(f"{file}: row {row + 2}: no {column}")
 
 
 def find_images(data_dir: Path) -> pd.Series:

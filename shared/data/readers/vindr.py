@@ -1,9 +1,8 @@
 """Reader of VinDr-Mammo: two tables, and `images/<study_id>/<image_id>.dicom`, or a copy of it as PNG files.
 
-`breast-level_annotations.csv` has a row an image, `finding_annotations.csv` one a finding, with its box; rows of the
-latter without a finding have none. Boxes are in pixels of the DICOM image, whose size both tables give, so that they
-fit PNG files of any size. There is no patient id: a study, four views, is taken for a patient. Source: Nguyen et al.,
-Sci Data 2023;10:277; a restricted licence, so no image of it is shipped.
+`breast-level_annotations.csv` has a row an image, `finding_annotations.csv` one a finding, with its box in pixels of
+the DICOM image, whose size both tables give. There is no patient id: a study, four views, is taken for a patient.
+Source: Nguyen et al., Sci Data 2023;10:277; a restricted licence, so no image of it is shipped.
 
 No biopsy was done: the label is the BI-RADS category that radiologists gave to the same images. It is no descriptor
 here, therefore, and positive means 4 or 5, as referral for biopsy does, or 5 alone with the task `birads-5`.
@@ -11,7 +10,6 @@ here, therefore, and positive means 4 or 5, as referral for biopsy does, or 5 al
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,22 +20,20 @@ from shared.run import DataError
 
 NAME = "vindr-mammo"
 POSITIVE_FROM = {"malignant": 4, "birads-5": 5}  # task: the lowest BI-RADS category that is positive
-BREASTS, FINDINGS = "breast-level_annotations.csv", "finding_annotations.csv"
+BREASTS = "breast-level_annotations.csv"
+FINDINGS = "finding_annotations.csv"
 SPLITS = {"training": "train", "test": "test"}
 CATEGORIES = tuple(f"BI-RADS {number}" for number in range(1, 6))
-NEEDED = (
-    "study_id", "image_id", "laterality", "view_position", "height", "width", "breast_birads", "breast_density",
-    "split",
-)  # fmt: skip
+SIZE = ("width", "height")
+NEEDED = ("study_id", "image_id", "laterality", "view_position", *SIZE, "breast_birads", "breast_density", "split")
 SIDES = ["xmin", "ymin", "xmax", "ymax"]  # of a box
-NO_FINDING = "No Finding"
 
 
 def load(data_dir: Path, *, task: str = "malignant", input: str = "full") -> Dataset:
     """List mammograms (`input="full"`, labelled by breast) or findings with a box (`input="crop"`, by finding).
 
-    No image is opened. Masks are boxes; without `finding_annotations.csv` there are no masks and no crops. Paths of
-    crops end in `#box=<width>x<height>:<left>,<top>,<right>,<bottom>`, in pixels of an image of this size.
+    No image is opened. Masks are boxes; without `finding_annotations.csv` there are no masks and no crops. For the
+    paths of crops see `boxes`.
     Raises DataError: no table, a column or a value in it that is not known, no image on disk; UsageError: a task
         without labels.
     """
@@ -46,11 +42,10 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "full") -> Dat
     notes: list[str] = []
     present = tables.join_images(table, BREASTS, "study_id", data_dir, notes)
     facts = {"rows_in_table": len(table), "studies_in_table": table.study_id.nunique()}
-    facts |= {f"official_{split}": int((table.split == split).sum()) for split in SPLITS}
     findings = None
     if input == "crop" or (data_dir / FINDINGS).is_file():
-        findings, found = read_findings(data_dir / FINDINGS)
-        facts |= found
+        findings, counts = read_findings(data_dir / FINDINGS)
+        facts |= counts
         findings = findings.merge(present[["study_id", "image_id", "image_path"]])
     lowest = POSITIVE_FROM[task]
     notes += [
@@ -59,10 +54,10 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "full") -> Dat
         "No patient id: a study is taken for a patient.",
     ]
     if input == "crop":
-        notes.append(
-            "Findings are numbered in each view: which of them are the same lesion in CC and MLO is not known."
-        )
-    rows = list_crops(findings, lowest) if input == "crop" else list_mammograms(present, findings, lowest)
+        notes.append("Findings are numbered in each view: which are the same lesion in CC and MLO is not known.")
+        rows = list_crops(findings, lowest)
+    else:
+        rows = list_mammograms(present, findings, lowest)
     names = (f"BI-RADS below {lowest}", f"BI-RADS {lowest} or more" if lowest < 5 else "BI-RADS 5")
     dataset = common.make_dataset(NAME, data_dir, rows, names, notes=notes)
     return replace(
@@ -80,8 +75,7 @@ def read_table(path: Path, more: tuple[str, ...] = ()) -> pd.DataFrame:
     table = tables.read_words(path, NEEDED + more)
     for column, allowed in {"laterality": tables.SIDES, "breast_birads": CATEGORIES, "split": SPLITS}.items():
         tables.check_column(path.name, table[column], allowed)
-    for column in ("study_id", "image_id"):
-        tables.check_filled(path.name, table[column])
+    tables.check_filled(path.name, table, "study_id", "image_id")
     return table
 
 
@@ -93,16 +87,15 @@ def read_findings(path: Path) -> tuple[pd.DataFrame, dict[str, int]]:
     """
     table = read_table(path, ("finding_categories", "finding_birads", *SIDES))
     categories = table.finding_categories.str.findall("'([^']+)'").str.join("; ")  # "['Mass', 'Skin Retraction']"
-    findings = table.assign(finding=categories)[categories != NO_FINDING].reset_index(drop=True)
+    findings = table.assign(finding=categories)[categories != "No Finding"].reset_index(drop=True)
     corners = findings[SIDES].apply(pd.to_numeric, errors="coerce")
-    sizes = findings[["width", "height"]].apply(pd.to_numeric, errors="coerce")
+    sizes = findings[[*SIZE]].apply(pd.to_numeric, errors="coerce")
     sizes = sizes.where((sizes >= 1) & (sizes <= 100_000), 0).astype(int)
-    inside = np.clip(corners, 0, sizes[["width", "height", "width", "height"]].to_numpy())
+    inside = np.clip(corners, 0, sizes[[*SIZE, *SIZE]].to_numpy())
     clipped = (corners.notna() & (corners != inside)).any(axis=1)
     edges = pd.concat([np.floor(inside[SIDES[:2]]), np.ceil(inside[SIDES[2:]])], axis=1).fillna(0).astype(int)
     has_area = (edges.xmax > edges.xmin) & (edges.ymax > edges.ymin)
-    left, top, right, bottom = (edges[name].astype(str) for name in SIDES)
-    findings["box"] = (left + "," + top + "," + right + "," + bottom).where(has_area, "")
+    findings["box"] = edges.astype(str).agg(",".join, axis=1).where(has_area, "")
     findings["size"] = sizes.width.astype(str) + "x" + sizes.height.astype(str)
     counts = {
         "rows_in_finding_table": len(table),
@@ -113,19 +106,19 @@ def read_findings(path: Path) -> tuple[pd.DataFrame, dict[str, int]]:
     return findings, counts
 
 
-def name_rows(table: pd.DataFrame) -> dict[str, Any]:
+def name_rows(table: pd.DataFrame) -> pd.DataFrame:
     """Return the manifest columns that mammograms and crops have in common."""
     side = table.laterality.map(tables.SIDES)
-    return {
-        "image_id": table.image_id + "_" + side + "_" + table.view_position, "patient_id": table.study_id,
-        "side": side, "view": table.view_position, "official_split": table.split.map(SPLITS),
-        "breast_density": table.breast_density.str.removeprefix("DENSITY ").map(tables.DENSITIES),
-    }  # fmt: skip
+    rows = pd.DataFrame({"patient_id": table.study_id, "side": side, "view": table.view_position})
+    rows["image_id"] = table.image_id + "_" + side + "_" + table.view_position
+    rows["official_split"] = table.split.map(SPLITS)
+    rows["breast_density"] = table.breast_density.str.removeprefix("DENSITY ").map(tables.DENSITIES)
+    return rows
 
 
 def list_mammograms(table: pd.DataFrame, findings: pd.DataFrame | None, lowest: int) -> pd.DataFrame:
     """Return one manifest row a mammogram; its label is the breast's, its mask all boxes in it."""
-    rows = pd.DataFrame(name_rows(table)).assign(pathology=table.breast_birads, image_path=table.image_path)
+    rows = name_rows(table).assign(pathology=table.breast_birads, image_path=table.image_path)
     rows["label"] = table.breast_birads.str[-1].astype(int) >= lowest
     masks = {} if findings is None else join_boxes(findings)
     return rows.assign(mask_path=table.image_path.map(masks))
@@ -135,7 +128,7 @@ def list_crops(findings: pd.DataFrame, lowest: int) -> pd.DataFrame:
     """Return one manifest row a finding; its label is its own BI-RADS category."""
     number = (findings.groupby("image_path").cumcount() + 1).astype(str)
     category = findings.finding_birads.str.extract("([1-5])$")[0]
-    rows = pd.DataFrame(name_rows(findings)).assign(pathology=findings.finding_birads, finding=findings.finding)
+    rows = name_rows(findings).assign(pathology=findings.finding_birads, finding=findings.finding)
     rows["label"] = category.fillna("0").astype(int) >= lowest
     rows["image_id"] += "_" + number
     rows["lesion"] = findings.view_position + "_" + number

@@ -8,7 +8,8 @@ from typing import Any
 from shared.run import DataError, refuse_damage
 
 MAX_BYTES = 50_000_000  # of a workbook, unpacked; that of CMMD has 0.5 MB
-XLSX, XLS = (b"PK\x03\x04",), (b"\xd0\xcf\x11\xe0", b"\x09\x00\x04\x00", b"\x09\x02\x06\x00", b"\x09\x04\x06\x00")
+XLSX = b"PK\x03\x04"
+XLS = (b"\xd0\xcf\x11\xe0", b"\x09\x00\x04\x00", b"\x09\x02\x06\x00", b"\x09\x04\x06\x00")
 
 
 def read_rows(path: Path) -> list[list[str]]:
