@@ -28,8 +28,8 @@ notebooks: $(STAMP)  ## run the committed notebooks on the demo data and store t
 results: $(STAMP)  ## a page and the scores of a finished run, into docs/; make results RUN=runs/cbis-ddsm
 	$(PY) -c "import sys; from pipeline import report; print(report.publish(*sys.argv[1:]))" $(RUN) $(PAGE)
 
-site: $(STAMP)-docs  ## the pages, the notebooks and the API as a site, in site/
-	$(PY) -m sphinx -c docs/site -d build/site . site --fail-on-warning --keep-going --quiet
+site: $(STAMP)-docs  ## the pages, the notebooks and the API as a site: site/html/index.html
+	$(PY) -m sphinx -c docs/site -d site/doctrees . site/html --fail-on-warning --keep-going --quiet
 
 lock:  ## after a change of dependencies in pyproject.toml; needs uv
 	uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --no-annotate --no-emit-index-url \

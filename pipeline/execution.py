@@ -1,6 +1,7 @@
 """Run one notebook: with parameters into a copy, or in place to renew its stored outputs. No TensorFlow here."""
 
 import contextlib
+import itertools
 import logging
 import os
 import re
@@ -127,12 +128,28 @@ def clean(node: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return node
 
 
+def read_described(text: str) -> nbformat.NotebookNode:
+    """Parse a notebook and give its figures alternative texts: the caption in italics below, else the section's title.
+
+    nbconvert takes them from a cell's metadata `alt`, MyST-NB from `mystnb`.
+    """
+    node = nbformat.reads(text, as_version=4)
+    section = ""
+    for cell, below in itertools.pairwise([*node.cells, nbformat.v4.new_markdown_cell()]):
+        if cell.cell_type == "markdown":
+            section = "".join(re.findall(r"^#+ (.+)$", cell.source, flags=re.MULTILINE)[-1:]) or section
+            continue
+        caption = re.match(r"\*([^*].+)\*$", below.source.split("\n")[0]) if below.cell_type == "markdown" else None
+        cell.metadata.alt = re.sub("[*`]", "", caption[1]) if caption else f"Figure of the section: {section}"
+        cell.metadata.mystnb = {"image": {"alt": cell.metadata.alt}}
+    return node
+
+
 def write_html(notebook: Path) -> Path:
     """Write an executed notebook as one HTML file beside it, which loads nothing but MathJax, and that for formulas."""
     from nbconvert.exporters.html import HTMLExporter
 
-    logging.getLogger("traitlets").setLevel(logging.ERROR)  # pictures without a text of their own
-    node = nbformat.read(notebook, as_version=4)
+    node = read_described(notebook.read_text(encoding="utf-8"))
     exporter = HTMLExporter(embed_images=True, require_js_url="", exclude_anchor_links=True)
     page, _ = exporter.from_notebook_node(node, resources={"metadata": {"name": notebook.stem}})
     # names from data are no formulas
