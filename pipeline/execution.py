@@ -1,6 +1,7 @@
 """Run one notebook: with parameters into a copy, or in place to renew its stored outputs. No TensorFlow here."""
 
 import contextlib
+import html
 import itertools
 import logging
 import os
@@ -19,6 +20,8 @@ from shared.run import DataError, UsageError, atomic_write, project_root, write_
 USER_ERRORS = {"DataError": DataError, "UsageError": UsageError}
 MEMORY_INTERVAL = 0.25  # seconds between two looks at the kernel's memory
 WIDGET = "application/vnd.jupyter.widget-view+json"
+IMAGES = {"image/png", "image/jpeg"}
+NO_TEXT = "No description has been provided for this image"  # nbconvert's alternative text for every figure
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
 
@@ -131,7 +134,7 @@ def clean(node: nbformat.NotebookNode) -> nbformat.NotebookNode:
 def read_described(text: str) -> nbformat.NotebookNode:
     """Parse a notebook and give its figures alternative texts: the caption in italics below, else the section's title.
 
-    nbconvert takes them from a cell's metadata `alt`, MyST-NB from `mystnb`.
+    They are in a code cell's metadata: `alt`, and `mystnb`, where MyST-NB looks.
     """
     node = nbformat.reads(text, as_version=4)
     section = ""
@@ -149,9 +152,14 @@ def write_html(notebook: Path) -> Path:
     """Write an executed notebook as one HTML file beside it, which loads nothing but MathJax, and that for formulas."""
     from nbconvert.exporters.html import HTMLExporter
 
+    logging.getLogger("traitlets").setLevel(logging.ERROR)  # of figures without a text, which get theirs below
     node = read_described(notebook.read_text(encoding="utf-8"))
     exporter = HTMLExporter(embed_images=True, require_js_url="", exclude_anchor_links=True)
     page, _ = exporter.from_notebook_node(node, resources={"metadata": {"name": notebook.stem}})
+    code = [cell for cell in node.cells if cell.cell_type == "code"]
+    figures = [cell for cell in code for output in cell.outputs if IMAGES & set(output.get("data", {}))]
+    texts = iter(html.escape(cell.metadata.alt) for cell in figures)
+    page = re.sub(NO_TEXT, lambda _: next(texts, "Figure"), page)
     # names from data are no formulas
     page = page.replace('class="jp-OutputArea', 'class="tex2jax_ignore jp-OutputArea')
     page = re.sub(r'href="([^":/]+)\.ipynb(#[^"]*)?"', r'href="\1.html\2"', page)

@@ -14,6 +14,7 @@ LAUNCH = {
     "Binder": "https://mybinder.org/v2/gh/{}/HEAD?urlpath=lab/tree/{}.ipynb",
     "Codespaces": "https://codespaces.new/{}",
 }
+SCROLLS = r'(<pre|<div class="(?:output text_html|table-wrapper[^"]*)")(?! tabindex)'
 CONTENTS = """
 ```{toctree}
 :hidden:
@@ -87,10 +88,17 @@ def mark_arguments(app: Sphinx, what: str, name: str, found: object, options: ob
     lines[:] = text.split("\n")
 
 
-def make_index(app: Sphinx, error: Exception | None) -> None:
-    """Let the folder open with the README."""
-    if not error:
-        shutil.copyfile(app.outdir / "README.html", app.outdir / "index.html")
+def finish_pages(app: Sphinx, error: Exception | None) -> None:
+    """Let the keyboard reach what scrolls, give the menu's headings a level, and open the folder with the README."""
+    if error:
+        return
+    for page in app.outdir.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        text = re.sub(SCROLLS, r'\1 tabindex="0"', text)
+        page.write_text(
+            re.sub(r'role="heading"(?! aria-level)', 'role="heading" aria-level="2"', text), encoding="utf-8"
+        )
+    shutil.copyfile(app.outdir / "README.html", app.outdir / "index.html")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -99,5 +107,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", mark_arguments)
     app.connect("doctree-resolved", link_terms)
     app.connect("html-page-context", add_launch_links)
-    app.connect("build-finished", make_index)
+    app.connect("build-finished", finish_pages)
     return {"parallel_read_safe": True}
