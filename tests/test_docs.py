@@ -1,5 +1,7 @@
 """The examples of the documentation run, and its links lead somewhere."""
 
+import doctest
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -27,6 +29,17 @@ def examples():
 @pytest.mark.parametrize("number", range(len(examples())))
 def test_examples_of_the_technical_documentation_run(number):
     exec(compile(examples()[number], f"example {number}", "exec"), {})
+
+
+WITH_EXAMPLES = [path for path in sorted((ROOT / "shared").rglob("*.py")) if ">>> " in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("path", WITH_EXAMPLES, ids=lambda path: path.stem)
+def test_examples_of_docstrings_run(path):
+    module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    failed, tried = doctest.testmod(module)
+    assert tried
+    assert not failed
 
 
 def test_documented_commands_parse():
