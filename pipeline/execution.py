@@ -103,6 +103,7 @@ def watch_kernel(run_dir: Path) -> Iterator[list[int]]:
 
     # the last of these: else the debugger writes a warning past the notebook
     os.environ.update(MAMMO_RUN_DIR=str(run_dir), TF_CPP_MIN_LOG_LEVEL="3", PYDEVD_DISABLE_FILE_VALIDATION="1")
+    os.environ["TQDM_DISABLE"] = "1"  # see `is_watched`
     os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:joblib.externals.loky.backend.resource_tracker"
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

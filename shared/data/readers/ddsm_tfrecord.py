@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from shared.data import decoding
 from shared.data.readers import common
 from shared.data.readers.common import Dataset
 from shared.run import DataError, refuse_damage
 from shared.run.native_output import quiet_native_output
+from shared.run.progress import is_watched
 
 NAME, TASKS = "ddsm-tfrecord", ("malignant", "abnormal", "subtype")
 SIDE = 299  # pixels, height and width of every image
@@ -80,7 +81,7 @@ def index_shard(data_dir: Path, shard: str, task: str) -> list[dict]:
     offsets = find_records(path)
     try:
         messages = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
-        bar = tqdm(messages, f"indexing {path.name}", len(offsets), leave=False, disable=None)
+        bar = tqdm(messages, f"indexing {path.name}", len(offsets), leave=False, disable=not is_watched())
         for offset, message in zip(offsets, bar, strict=True):
             values, problem = parse_example(message)
             row = make_row(f"{path.stem}_{len(rows):06d}", values, task)
