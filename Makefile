@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
 ARGS ?=
 ONLY ?=
 RUN ?= runs/demo
 PAGE ?= docs/results.md
 WORKERS ?= 2
 
-.PHONY: run test lab notebooks results lint doctor clean clean-runs
+.PHONY: run test lab notebooks results site lock lint doctor clean clean-runs
 .DEFAULT_GOAL := run
 
 run: $(STAMP)  ## the whole series on the demo data; make run ARGS="--data-dir DIR"
@@ -27,7 +28,14 @@ notebooks: $(STAMP)  ## run the committed notebooks on the demo data and store t
 results: $(STAMP)  ## a page and the scores of a finished run, into docs/; make results RUN=runs/cbis-ddsm
 	$(PY) -c "import sys; from pipeline import report; print(report.publish(*sys.argv[1:]))" $(RUN) $(PAGE)
 
-lint: $(STAMP)  ## style and types
+site: $(STAMP)-docs  ## the pages, the notebooks and the API as a site: site/html/index.html
+	$(PY) -m sphinx -c docs/site -d site/doctrees . site/html --fail-on-warning --keep-going --quiet
+
+lock:  ## after a change of dependencies in pyproject.toml; needs uv
+	uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --no-annotate --no-emit-index-url \
+		--quiet --custom-compile-command "make lock" --output-file requirements.lock
+
+lint: $(STAMP)-dev  ## style and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
@@ -35,9 +43,13 @@ lint: $(STAMP)  ## style and types
 doctor: $(STAMP)
 	$(PY) -m pipeline doctor
 
-$(STAMP): requirements.txt pyproject.toml
+$(STAMP): requirements.txt requirements.lock pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(INSTALL) -r requirements.txt
+	touch $@
+
+$(STAMP)-%: $(STAMP)  # the group dev or docs of pyproject.toml
+	$(INSTALL) -c requirements.lock -e ".[$*]"
 	touch $@
 
 clean:  ## caches of tools; neither results nor the virtual environment

@@ -16,7 +16,7 @@ from typing import Any
 
 import cv2
 from joblib import Parallel, delayed
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from phantoms import (
     write_cbis_ddsm,

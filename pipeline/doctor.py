@@ -3,9 +3,9 @@
 import importlib.metadata
 import os
 import platform
-import re
 import shutil
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -82,13 +82,13 @@ def check_python() -> Lines:
 
 
 def pinned_packages() -> dict[str, str]:
-    """Return {package: version} of requirements.txt."""
-    text = (project_root() / "requirements.txt").read_text(encoding="utf-8")
-    return dict(re.findall(r"^([\w.-]+)(?:\[[^]]*\])?==(\S+)", text, flags=re.MULTILINE))
+    """Return {package: version} of what a reader needs: the dependencies in pyproject.toml."""
+    project = tomllib.loads((project_root() / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return dict(line.split("==") for line in project["dependencies"])
 
 
 def check_packages() -> Lines:
-    """Compare the installed packages with requirements.txt."""
+    """Compare the installed packages with those in pyproject.toml."""
     pins, found = pinned_packages(), {item.name.lower(): item.version for item in importlib.metadata.distributions()}
     missing = [name for name in pins if name.lower() not in found]
     versions = [(name, found.get(name.lower(), pin), pin) for name, pin in pins.items()]
@@ -98,7 +98,7 @@ def check_packages() -> Lines:
     if other:
         yield "note", f"other versions: {', '.join(other)}; `{INSTALL}` for those tested"
     if not missing and not other:
-        yield "ok", f"{len(pins)} packages, all as in requirements.txt"
+        yield "ok", f"{len(pins)} packages, all as in pyproject.toml"
 
 
 def check_machine() -> Lines:

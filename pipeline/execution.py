@@ -1,6 +1,8 @@
 """Run one notebook: with parameters into a copy, or in place to renew its stored outputs. No TensorFlow here."""
 
 import contextlib
+import html
+import itertools
 import logging
 import os
 import re
@@ -18,6 +20,8 @@ from shared.run import DataError, UsageError, atomic_write, project_root, write_
 USER_ERRORS = {"DataError": DataError, "UsageError": UsageError}
 MEMORY_INTERVAL = 0.25  # seconds between two looks at the kernel's memory
 WIDGET = "application/vnd.jupyter.widget-view+json"
+IMAGES = {"image/png", "image/jpeg"}
+NO_TEXT = "No description has been provided for this image"  # nbconvert's alternative text for every figure
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
 
@@ -102,6 +106,7 @@ def watch_kernel(run_dir: Path) -> Iterator[list[int]]:
 
     # the last of these: else the debugger writes a warning past the notebook
     os.environ.update(MAMMO_RUN_DIR=str(run_dir), TF_CPP_MIN_LOG_LEVEL="3", PYDEVD_DISABLE_FILE_VALIDATION="1")
+    os.environ["TQDM_DISABLE"] = "1"  # see `is_watched`
     os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:joblib.externals.loky.backend.resource_tracker"
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -130,14 +135,35 @@ def clean(node: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return node
 
 
+def read_described(text: str) -> nbformat.NotebookNode:
+    """Parse a notebook and give its figures alternative texts: the caption in italics below, else the section's title.
+
+    They are in a code cell's metadata: `alt`, and `mystnb`, where MyST-NB looks.
+    """
+    node = nbformat.reads(text, as_version=4)
+    section = ""
+    for cell, below in itertools.pairwise([*node.cells, nbformat.v4.new_markdown_cell()]):
+        if cell.cell_type == "markdown":
+            section = "".join(re.findall(r"^#+ (.+)$", cell.source, flags=re.MULTILINE)[-1:]) or section
+            continue
+        caption = re.match(r"\*([^*].+)\*$", below.source.split("\n")[0]) if below.cell_type == "markdown" else None
+        cell.metadata.alt = re.sub("[*`]", "", caption[1]) if caption else f"Figure of the section: {section}"
+        cell.metadata.mystnb = {"image": {"alt": cell.metadata.alt}}
+    return node
+
+
 def write_html(notebook: Path) -> Path:
     """Write an executed notebook as one HTML file beside it, which loads nothing but MathJax, and that for formulas."""
     from nbconvert.exporters.html import HTMLExporter
 
-    logging.getLogger("traitlets").setLevel(logging.ERROR)  # pictures without a text of their own
-    node = nbformat.read(notebook, as_version=4)
+    logging.getLogger("traitlets").setLevel(logging.ERROR)  # of figures without a text, which get theirs below
+    node = read_described(notebook.read_text(encoding="utf-8"))
     exporter = HTMLExporter(embed_images=True, require_js_url="", exclude_anchor_links=True)
     page, _ = exporter.from_notebook_node(node, resources={"metadata": {"name": notebook.stem}})
+    code = [cell for cell in node.cells if cell.cell_type == "code"]
+    figures = [cell for cell in code for output in cell.outputs if IMAGES & set(output.get("data", {}))]
+    texts = iter(html.escape(cell.metadata.alt) for cell in figures)
+    page = re.sub(NO_TEXT, lambda _: next(texts, "Figure"), page)
     # names from data are no formulas
     page = page.replace('class="jp-OutputArea', 'class="tex2jax_ignore jp-OutputArea')
     page = re.sub(r'href="([^":/]+)\.ipynb(#[^"]*)?"', r'href="\1.html\2"', page)

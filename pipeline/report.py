@@ -15,6 +15,7 @@ from shared.run import write_csv
 
 TEMPLATE = Path(__file__).parent / "templates/index.html"
 CAPTIONS = tomllib.loads(TEMPLATE.with_name("captions.toml").read_text(encoding="utf-8"))
+PAIRS = "results/paired_differences.csv"
 SHOWN_FIGURES, MAX_FIGURE_BYTES = 6, 2_000_000
 
 
@@ -23,6 +24,7 @@ def write_index(run_dir: Path | str) -> Path:
     run_dir = Path(run_dir)
     facts = collect_facts(run_dir)
     facts["figures"] = collect_figures(run_dir)
+    facts["primary"] = read_primary(run_dir) if PAIRS not in facts["run"].get("stale", {}) else []
     facts["other_tables"] = list(collect_tables(run_dir, facts["run"].get("stale", {})))
     facts["notebooks"] = [
         {"name": page.stem, "href": f"notebooks/{page.name}", **facts["stages"].get(page.stem, {})}
@@ -71,6 +73,12 @@ def collect_figures(run_dir: Path) -> list[dict[str, Any]]:
         }
         for path in [*main, *sorted(set(paths) - set(main))]
     ]  # fmt: skip
+
+
+def read_primary(run_dir: Path) -> list[dict[str, Any]]:
+    """Read the primary comparisons, those that Holm's correction covers; none where notebook 07 has not run."""
+    pairs = pd.read_csv(run_dir / PAIRS) if (run_dir / PAIRS).exists() else pd.DataFrame()
+    return pairs[pairs.p_holm.notna()].to_dict("records") if "p_holm" in pairs else []
 
 
 def collect_tables(run_dir: Path, stale: Mapping[str, str]) -> Iterator[dict[str, Any]]:

@@ -25,6 +25,9 @@ def to_uint8(image: np.ndarray, window: str = "percentile") -> np.ndarray:
     is not background (zero); `zscore` maps mean ± 3 standard deviations; `minmax` the extremes; `none` keeps the scale
     of the file (16 bit is divided by 257, floats in [0, 1] are multiplied by 255).
     Returns uint8 (H, W); a constant image becomes 0 (with `none`: stays what it is).
+
+    >>> to_uint8(np.array([[0, 1000], [2000, 4000]], np.uint16), "minmax").tolist()
+    [[0, 64], [128, 255]]
     """
     check_choice("WINDOW", window, CHOICES["window"])
     values = np.asarray(image, dtype=np.float32)
@@ -92,7 +95,11 @@ def pad(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def prepare_image(image: np.ndarray, steps: ImageSteps) -> np.ndarray:
-    """Take one image (H, W), any real dtype, through all steps: uint8 (size, size); padding is 0."""
+    """Take one image (H, W), any real dtype, through all steps: uint8 (size, size); padding is 0.
+
+    >>> prepare_image(np.ones((40, 20)), ImageSteps(size=4, window="none")).tolist()
+    [[0, 255, 255, 0], [0, 255, 255, 0], [0, 255, 255, 0], [0, 255, 255, 0]]
+    """
     if steps.breast_crop:
         top, bottom, left, right = breast_box(image)
         image = image[top:bottom, left:right]

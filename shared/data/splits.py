@@ -24,6 +24,11 @@ def group_folds(labels: np.ndarray, groups: np.ndarray, rows: np.ndarray, *, cou
     Returns the positions in each held-out part, together `rows`.
     A class of fewer patients than parts is missing in some of them.
     Raises DataError: too few patients or images for so many parts.
+
+    >>> patients = np.repeat(["a", "b", "c", "d"], 2)
+    >>> parts = group_folds(np.repeat([0, 1, 0, 1], 2), patients, np.arange(8), count=2, seed=0)
+    >>> [len(set(patients[part])) for part in parts], set(patients[parts[0]]) & set(patients[parts[1]])
+    ([2, 2], set())
     """
     rows = np.asarray(rows)
     labels, groups = np.asarray(labels)[rows], np.asarray(groups)[rows]

@@ -12,13 +12,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from shared import __version__
 from shared.data import decoding
 from shared.data.images import ImageSteps, prepare_image, prepare_mask, raw_scale
 from shared.data.readers.common import Dataset
 from shared.run import EXCLUDED, DataError, atomic_write, nearest_folder, read_json, write_csv, write_json
+from shared.run.progress import is_watched
 
 CHUNK = 32  # images a thread prepares before it writes them
 STATISTICS_COLUMNS = (
@@ -90,7 +91,7 @@ def build_image_store(dataset: Dataset, folder: Path, steps: ImageSteps) -> Stor
             return [result[2] for result in results]
 
         pool = stack.enter_context(ThreadPoolExecutor(decoding.READERS))
-        bar = stack.enter_context(tqdm(total=shape[0], desc="image store", unit="image", disable=None))
+        bar = stack.enter_context(tqdm(total=shape[0], desc="image store", unit="image", disable=not is_watched()))
         for numbers in pool.map(work, range(0, shape[0], CHUNK)):
             statistics += numbers
             bar.update(len(numbers))

@@ -53,6 +53,11 @@ def bootstrap_interval(
         scores: (N,), or (S, N) of S trainings: the mean of their AUCs, and each draw takes trainings with replacement
             as well as patients. With few trainings such an interval is still too short.
         minus: scores of the same shape whose AUC is subtracted; both see the same patients a draw.
+
+    >>> labels, patients = [0, 1] * 50, [row // 2 for row in range(100)]
+    >>> found = bootstrap_interval(labels, [label + row % 7 for row, label in enumerate(labels)], patients)
+    >>> found.low < found.value < found.high
+    True
     """
     labels = np.asarray(labels)
     trainings = [[] if part is None else list(np.atleast_2d(part)) for part in (scores, minus)]

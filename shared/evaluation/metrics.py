@@ -46,7 +46,11 @@ def logit(scores: Array) -> np.ndarray:
 
 
 def auc(labels: Array, scores: Array) -> float:
-    """Return the area under the ROC curve, ties counted half; NaN where a class is missing."""
+    """Return the area under the ROC curve, ties counted half; NaN where a class is missing.
+
+    >>> auc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
+    0.75
+    """
     labels, scores = check_scores(labels, scores)
     return float(sk.roc_auc_score(labels, scores)) if has_both(labels) else nan
 
@@ -89,6 +93,9 @@ def choose_threshold(labels: Array, scores: Array, *, rule: str = "youden", targ
     specificity with sensitivity >= target) or "specificity" (the best sensitivity with specificity >= target).
     Returns halfway between the lowest score called class 1 and the next one below, so that it does not hang on one
         image. Where nothing is called class 1 it is the next float above the largest score.
+
+    >>> choose_threshold([0, 0, 1, 1], [0.1, 0.3, 0.5, 0.9])
+    0.4
     """
     labels, scores = check_scores(labels, scores)
     if not has_both(labels):

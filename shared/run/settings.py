@@ -118,7 +118,11 @@ def resolve_settings(parameters: Mapping[str, Any]) -> Settings:
 
 
 def resolve_input(value: str, dataset: str) -> str:
-    """Return crop or full; "auto" is what the layout `dataset` is made of."""
+    """Return crop or full; "auto" is what the layout `dataset` is made of.
+
+    >>> resolve_input("auto", "rsna-2023")
+    'full'
+    """
     if value != "auto":
         return value
     return "full" if dataset in WHOLE_IMAGES else "crop"

@@ -159,6 +159,7 @@ def test_runs_as_stored(path, shared_run_dir, tmp_path):
     nbformat.write(node, tmp_path / path.name)
     (tmp_path / "conftest.py").write_text(PATIENCE)
     environment = os.environ | {"MAMMO_RUN_DIR": str(shared_run_dir), "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+    environment |= {"TQDM_DISABLE": "1"}  # as the runner does: no progress bars in outputs
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "--nbval-lax"]
     command += ["--nbval-current-env", "--nbval-kernel-startup-timeout", "300", "-x", "-q", "-c", os.devnull]
     command += ["--rootdir", str(tmp_path), str(tmp_path / path.name)]

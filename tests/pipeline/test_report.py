@@ -17,8 +17,9 @@ def make_page(folder, *, record=RECORD, figures=("roc", "roc_simple_cnn", "relia
     """Add figures, a table of pairs and an executed notebook to what `make_run` writes."""
     make_run(folder, record=record, best="mobilenetv2 <b>")
     write_json(folder / "results/left_out.json", {"vgg16": "WEIGHTS demo has none for it"})
-    differences = {"model_a": ["simple_cnn"], "delta_auc": [0.0312], "p_delong": [0.00012], "low": [np.nan]}
-    write_csv(folder / "results/paired_differences.csv", pd.DataFrame(differences))
+    first = {"model_a": "simple_cnn", "model_b": "birads", "delta_auc": 0.0312, "p_delong": 0.00012, "low": np.nan}
+    differences = pd.DataFrame([first | {"high": 0.06, "p_holm": 0.0004}, first | {"model_b": "majority"}])
+    write_csv(folder / "results/paired_differences.csv", differences)
     (folder / "results/figures").mkdir()
     for name in figures:
         matplotlib.image.imsave(folder / f"results/figures/{name}.png", np.zeros((120, 160, 3), np.uint8))
@@ -56,7 +57,7 @@ def test_index_loads_nothing_and_links_to_what_is_there(run_dir):
     page = Page(text)
     assert page.stack == []
     for tag, given in page.seen:
-        if tag in ("img", "script", "link", "iframe", "source"):
+        if tag in ("img", "link", "iframe", "source") or "src" in given:
             assert (given.get("src") or given.get("href") or "").startswith("data:"), given
         assert tag != "a" or (run_dir / given["href"]).exists(), given
     assert "@import" not in text
@@ -79,7 +80,23 @@ def test_index_says_what_matters(run_dir):
     assert "generated" not in text.split('id="limits"')[1].split("</ul>")[0]
     assert text.index("ROC curves on test") < text.index("Reliability on test") < text.index("2 more figures")
     assert "Left out: <strong>vgg16</strong>" in text
-    assert "<td>simple_cnn</td><td>0.031</td><td>0.00012</td><td></td>" in text
+    assert "<td>simple_cnn</td><td>birads</td><td>0.031</td><td>0.00012</td><td></td>" in text
+
+
+def test_index_opens_with_the_primary_comparison(run_dir):
+    text = report.write_index(run_dir).read_text(encoding="utf-8")
+    primary = text[text.index('id="primary"') : text.index('class="answer"')]
+    assert "simple_cnn against birads" in primary
+    assert ".031 [–, .060]" in primary
+    assert "majority" not in primary, "a descriptive pair"
+
+
+def test_every_header_says_what_it_heads_and_every_wide_table_scrolls(run_dir):
+    text = report.write_index(run_dir).read_text(encoding="utf-8")
+    headers = [given for tag, given in Page(text).seen if tag == "th"]
+    assert headers
+    assert all("scope" in given for given in headers)
+    assert text.count("<table") == text.count('<div class="scroll" tabindex="0"><table') > 3
 
 
 def test_text_from_data_is_no_markup_and_stale_results_are_named(tmp_path):
@@ -93,6 +110,7 @@ def test_text_from_data_is_no_markup_and_stale_results_are_named(tmp_path):
     assert ">simple_cnn</th>" not in page
     assert "Left out: <strong>simple_cnn</strong>: stale, as 03" in page
     assert "stale, as 07" in page
+    assert 'id="primary"' not in page
 
 
 def test_demo_says_that_it_is_generated_and_a_failed_run_that_it_failed(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from unittest.mock import Mock
@@ -200,6 +201,21 @@ def test_html_is_self_contained(tmp_path, write_notebook):
     assert "<script src" not in page
     change(path, links, "$x^2$")
     assert "MathJax" in execution.write_html(path).read_text()
+
+
+def test_figures_have_alternative_texts(tmp_path):
+    figure = nbformat.v4.new_output("display_data", {"image/png": "AAAA", "text/plain": "<Figure>"})
+    cells = [
+        nbformat.v4.new_markdown_cell("# 01 · First\n\n## Curves"),
+        nbformat.v4.new_code_cell("one", outputs=[figure]),
+        nbformat.v4.new_markdown_cell("*ROC of **two** `models`, p < 1.*\n\n**What to see**"),
+        nbformat.v4.new_code_cell("two", outputs=[figure, figure]),
+    ]
+    text = nbformat.writes(nbformat.v4.new_notebook(cells=cells))
+    (tmp_path / "01.ipynb").write_text(text)
+    page = execution.write_html(tmp_path / "01.ipynb").read_text()
+    found = re.findall(r'<img alt="([^"]*)"', page)
+    assert found == ["ROC of two models, p &lt; 1."] + ["Figure of the section: Curves"] * 2
 
 
 def test_values_take_the_type_of_the_default():

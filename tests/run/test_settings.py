@@ -3,6 +3,8 @@
 import contextlib
 import csv
 import os
+import sys
+import types
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ import pytest
 
 from shared import run
 from shared.run import UsageError
+from shared.run.progress import is_watched
 
 
 def test_zero_means_as_the_profile_says_other_names_are_passed_over_and_lists_become_tuples():
@@ -95,3 +98,17 @@ def test_a_written_table_reads_as_it_was(tmp_path, word):
 
 def test_an_error_is_one_line():
     assert str(run.DataError("a\nb\udcff")) == "a b?"
+
+
+def test_progress_is_for_those_who_watch(monkeypatch):
+    shell = types.SimpleNamespace()
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert is_watched(), "a terminal, also one with IPython"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    assert not is_watched(), "a log"
+    shell.kernel = "a notebook"
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    assert is_watched()
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    assert not is_watched(), "a notebook that the runner executes"

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from shared.data import decoding
 from shared.data.readers import common
 from shared.data.readers.common import Dataset
 from shared.run import DataError, refuse_damage
 from shared.run.native_output import quiet_native_output
+from shared.run.progress import is_watched
 
 NAME = "ddsm-tfrecord"
 TASKS = ("malignant", "abnormal", "subtype")
@@ -83,7 +84,7 @@ def index_shard(data_dir: Path, shard: str, task: str) -> list[dict]:
     offset = 0  # at which a record starts: length (8 bytes), its CRC-32C (4), message, its CRC-32C (4)
     try:
         messages = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
-        for message in tqdm(messages, f"indexing {path.name}", leave=False, disable=None):
+        for message in tqdm(messages, f"indexing {path.name}", leave=False, disable=not is_watched()):
             values, problem = parse_example(message)
             row = make_row(f"{path.stem}_{len(rows):06d}", values, task)
             rows.append(row | {"image_path": f"{shard}#{offset}", "official_split": "train"})

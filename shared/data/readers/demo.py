@@ -1,7 +1,6 @@
 """The embedded data set: phantom patients, drawn by the package `phantoms` in the files of a real layout."""
 
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import pandas as pd
 from shared.data.readers import cbis_ddsm
 from shared.data.readers.common import Dataset
 from shared.run import DataError, read_json, write_json
+from shared.run.progress import is_watched
 
 
 def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dataset:
@@ -64,7 +64,7 @@ def provide_demo(
     try:
         write_json(note, {})  # begun: drawn anew where this is killed
         shutil.rmtree(folder, ignore_errors=True)
-        phantoms.write_demo_data(folder, **options, progress=sys.stderr.isatty())
+        phantoms.write_demo_data(folder, **options, progress=is_watched())
     except (ValueError, OSError) as error:
         raise DataError(str(error)) from None
     write_json(note, drawn)
