@@ -26,7 +26,11 @@ def write_index(run_dir: Path | str) -> Path:
     facts["figures"] = collect_figures(run_dir)
     facts["other_tables"] = list(collect_tables(run_dir, facts["run"].get("stale", {})))
     facts["notebooks"] = [
-        {"name": page.stem + " (optional)" * is_optional(page.stem), "href": f"notebooks/{page.name}", **facts["stages"].get(page.stem, {})}
+        {
+            "name": f"{page.stem} (optional)" if is_optional(page.stem) else page.stem,
+            "href": f"notebooks/{page.name}",
+            **facts["stages"].get(page.stem, {}),
+        }
         for page in sorted((run_dir / "notebooks").glob("*.html"))
     ]
     return render(TEMPLATE, facts, run_dir / "index.html")

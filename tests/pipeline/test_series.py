@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from filelock import Timeout
 
-from pipeline import execution, parameters, record, series
+from pipeline import execution, parameters, record, report, series
 from pipeline.series import RunOptions
 from shared.run import DataError, UsageError, claim_run_dir, project_root, resolve_settings
 
@@ -370,6 +370,8 @@ def test_an_optional_notebook_runs_only_where_it_is_asked_for(three, no_kernels)
         assert not [line for line in said if "is optional" in line]
     run(three, only=("01",), force=True)
     assert counts(three) == "abxxxa"
+    (three / "run/notebooks/01b_more.html").touch()
+    report.write_index(three / "run")
     assert "01b more (optional)" in (three / "run/index.html").read_text()
     with pytest.raises(UsageError, match="no such notebook; there are 01_first, 01b_more, 02_second"):
         run(three, only=("01c",))
