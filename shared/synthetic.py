@@ -59,6 +59,11 @@ def load_pair(settings: Settings) -> data.Dataset:
     return data.load_layout(LAYOUT, folder, task="original")
 
 
+def read_pair(settings: Settings) -> tuple[Sources, list[str]]:
+    """Read the pair of `load_pair`: what `read_sources` returns and raises."""
+    return read_sources(load_pair(settings))
+
+
 def read_sources(dataset: data.Dataset) -> tuple[Sources, list[str]]:
     """Read all images of a pair.
 

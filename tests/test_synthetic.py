@@ -133,6 +133,8 @@ def test_pair_of_the_settings_or_the_embedded_one(tmp_path, monkeypatch):
     sources, problems = synthetic.read_sources(pair)
     assert len(sources.images) == len(sources.labels) == len(pair.manifest) - 1
     assert set(sources.suffixes[sources.labels == 1]) == {".png"}
+    both, _ = synthetic.read_pair(Settings(dataset="png-npz", data_dir=folder, run_dir=tmp_path / "run"))
+    assert both.names.tolist() == sources.names.tolist()
     assert set(sources.lesions) == {"BENIGN", "MALIGNANT"}
     assert [broken.name in problem for problem in problems] == [True]
     with pytest.raises(DataError, match="batches of synthetic"):
