@@ -13,7 +13,8 @@ from shared.data import check_layout_name, detect_layout
 from shared.data.readers import SIGNATURES
 from shared.run import PROFILES, UsageError, check_choice, full_path, project_root, refuse_damage, resolve_run_dir
 
-NOTEBOOK_PATTERN = "[0-9][0-9]_*.ipynb"
+CORE_PATTERN = "[0-9][0-9]_*.ipynb"
+OPTIONAL_PATTERN = "[0-9][0-9][a-z]_*.ipynb"  # run only where it is asked for
 OPTION_PARAMETERS = ("DATASET", "DATA_DIR", "RUN_DIR", "PROFILE", "WEIGHTS", "SCHEDULER")
 WEIGHTS_WORDS = ("", "imagenet", "demo", "none")
 
@@ -50,13 +51,16 @@ def plan(
     """Find the notebooks, and work out the parameters of each; one goes only into the notebooks that declare it.
 
     A parameter of a notebook that is not selected is accepted: it belongs to the settings that the run is known by.
+    Without `only`, optional notebooks are left out, and one line says so.
 
-    Returns the stages that are selected, all of the series, in order, and {NAME: value} of what was given or follows.
+    Returns the stages that are selected, all there are, in order, and {NAME: value} of what was given or follows.
     """
     folder = Path(notebooks_dir or project_root() / "notebooks")
-    read = {path: read_notebook(path) for path in select_notebooks(folder)}
+    read = {path: read_notebook(path) for path in list_notebooks(folder)}
     given = parse_parameters(options.parameters, [defaults for _, defaults in read.values()])
     selected = select_notebooks(folder, options.only)
+    for path in [] if options.only else [path for path in read if path not in selected]:
+        echo(f"left out: {path.stem} is optional; --only {notebook_number(path.stem)} runs it")
     injected = merge_options(options, given, echo=echo)
     series = []
     for path, (code, defaults) in read.items():
@@ -65,18 +69,36 @@ def plan(
     return [stage for stage in series if stage.path in selected], series, injected
 
 
-def select_notebooks(folder: Path, only: Iterable[str] = ()) -> list[Path]:
-    """Return the series' notebooks in a folder, in order: all, or those that `only` names by number or name."""
-    paths = sorted(folder.glob(NOTEBOOK_PATTERN))
+def notebook_number(name: str) -> str:
+    """Return what a notebook's name begins with: "02" of "02_synthetic_vs_real", "02b" of an optional one."""
+    return name.split("_")[0]
+
+
+def is_optional(name: str) -> bool:
+    """Tell by its name whether a notebook is optional: a letter follows its number."""
+    return notebook_number(name)[-1:].isalpha()
+
+
+def list_notebooks(folder: Path) -> list[Path]:
+    """Return all notebooks in a folder, the optional ones included, in order."""
+    paths = sorted([*folder.glob(CORE_PATTERN), *folder.glob(OPTIONAL_PATTERN)])
     if not paths:
-        raise UsageError(f"{folder}: no notebooks ({NOTEBOOK_PATTERN}) there")
+        raise UsageError(f"{folder}: no notebooks ({CORE_PATTERN}) there")
+    return paths
+
+
+def select_notebooks(folder: Path, only: Iterable[str] = ()) -> list[Path]:
+    """Return a folder's notebooks, in order: the core series, or those that `only` names by number or name."""
+    paths = list_notebooks(folder)
     chosen: list[Path] = []
     for word in only:
-        found = [path for path in paths if path.stem == Path(word).stem or path.name[:2] == word.zfill(2)]
+        number = word.lstrip("0")
+        found = [path for path in paths if path.stem == Path(word).stem]
+        found = found or [path for path in paths if notebook_number(path.stem).lstrip("0") == number]
         if not found:
             raise UsageError(f"--only {word}: no such notebook; there are {', '.join(path.stem for path in paths)}")
         chosen += found
-    return [path for path in paths if path in chosen] if chosen else paths
+    return [path for path in paths if (path in chosen if chosen else not is_optional(path.stem))]
 
 
 def read_notebook(path: Path) -> tuple[tuple[str, ...], dict[str, Any]]:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.parameters import WEIGHTS_WORDS, Stage, all_parameters, weight_files
+from pipeline.parameters import WEIGHTS_WORDS, Stage, all_parameters, is_optional, weight_files
 from shared import __version__
 from shared.evaluation.external import pair_sets
 from shared.models.pretrained import find_file
@@ -91,8 +91,8 @@ def stamp(value: str) -> list[Any]:
 
 
 def stage_key(stage: Stage, basis: dict[str, Any], record: dict[str, Any]) -> str:
-    """Return the SHA-256 of all that decides whether a stage's results hold, the earlier stages' keys included."""
-    stages = sorted(record["stages"].items())
+    """Return the SHA-256 of all that decides whether a stage's results hold, the earlier core stages' keys included."""
+    stages = sorted((name, entry) for name, entry in record["stages"].items() if not is_optional(name))
     earlier = [(name, entry["key"]) for name, entry in stages if name < stage.name and entry["status"] == "done"]
     parameters = {name: value for name, value in stage.parameters.items() if name != "RUN_DIR"}
     content = json.dumps([stage.code, parameters, basis, earlier], sort_keys=True, default=str)

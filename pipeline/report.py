@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.parameters import is_optional
 from shared.evaluation import load_predictions
 from shared.evaluation.cards import collect_facts, render
 from shared.run import write_csv
@@ -27,7 +28,11 @@ def write_index(run_dir: Path | str) -> Path:
     facts["primary"] = read_primary(run_dir) if PAIRS not in facts["run"].get("stale", {}) else []
     facts["other_tables"] = list(collect_tables(run_dir, facts["run"].get("stale", {})))
     facts["notebooks"] = [
-        {"name": page.stem, "href": f"notebooks/{page.name}", **facts["stages"].get(page.stem, {})}
+        {
+            "name": f"{page.stem} (optional)" if is_optional(page.stem) else page.stem,
+            "href": f"notebooks/{page.name}",
+            **facts["stages"].get(page.stem, {}),
+        }
         for page in sorted((run_dir / "notebooks").glob("*.html"))
     ]
     return render(TEMPLATE, facts, run_dir / "index.html")

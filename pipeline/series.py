@@ -162,8 +162,9 @@ def show_table(run_dir: Path, stale: dict[str, str], echo: Echo) -> None:
 
 def renew_notebooks(names: tuple[str, ...] | list[str] = (), *, echo: Echo = print) -> None:
     """Execute the committed notebooks, or those that `names` says as `--only` does, and store their clean outputs."""
-    paths = parameters.select_notebooks(project_root() / "notebooks", names)
+    folder = project_root() / "notebooks"
     run_dir = project_root() / "runs/notebooks"
+    paths = parameters.select_notebooks(folder, names) if names else parameters.list_notebooks(folder)
     if not names:
         shutil.rmtree(run_dir, ignore_errors=True)
     claim_run_dir(run_dir)

@@ -1,6 +1,7 @@
 """Synthetic against real: the pair of sources, the trivial cues of their images, and the rows of the ladder.
 
-The rungs themselves, the network and its batches stand in notebook 02. No TensorFlow here.
+Notebook 02 builds the rungs in its cells, together with the network and its batches; `climb_ladder` takes the same
+steps again for notebook 02b. No TensorFlow here.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 from scipy.stats import t
-from sklearn.model_selection import PredefinedSplit, cross_val_predict
+from sklearn.model_selection import PredefinedSplit, StratifiedGroupKFold, cross_val_predict
 
 from shared import data, evaluation
 from shared.evaluation.comparisons import delong_covariance
@@ -56,6 +57,11 @@ def load_pair(settings: Settings) -> data.Dataset:
     claim_run_dir(settings.run_dir)
     folder = data.provide_demo(settings.run_dir / "data/demo-png-npz", layout=LAYOUT, patients=80)
     return data.load_layout(LAYOUT, folder, task="original")
+
+
+def read_pair(settings: Settings) -> tuple[Sources, list[str]]:
+    """Read the pair of `load_pair`: what `read_sources` returns and raises."""
+    return read_sources(load_pair(settings))
 
 
 def read_sources(dataset: data.Dataset) -> tuple[Sources, list[str]]:
@@ -176,3 +182,78 @@ def ladder_row(
     interval, p_value = compare_in_folds(labels, scores, groups, folds)
     limits = {"auc": interval.value, "auc_low": interval.low, "auc_high": interval.high, "p_value": p_value}
     return {"rung": rung, "description": {**RUNGS, **CONTROL}[rung], "classifier": classifier, **limits}
+
+
+def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Compute the kernel distance (KID, Bińkowski 2018) of two samples of features, float (n, F) and (m, F).
+
+    It is the unbiased squared MMD under the kernel (x·y / F + 1)³: 0 on average for two samples of one kind.
+    """
+    within = 0.0
+    for part in (a, b):
+        kernel = (part @ part.T / part.shape[1] + 1) ** 3
+        within += (kernel.sum() - np.trace(kernel)) / (len(part) * (len(part) - 1))
+    return float(within - 2 * ((a @ b.T / a.shape[1] + 1) ** 3).mean())
+
+
+def compress_at_random(planes: np.ndarray, seed: int) -> np.ndarray:
+    """Send images (N, S, S) through JPEGs of random quality; returns float32."""
+    result = np.empty(planes.shape, np.float32)
+    for row, plane in enumerate(planes):
+        quality = int(np.random.default_rng((seed, row)).integers(75, 95, endpoint=True))
+        encoded = cv2.imencode(".jpg", plane, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        result[row] = cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE)
+    return result
+
+
+def match_levels(planes: np.ndarray, levels: np.ndarray, seed: int) -> np.ndarray:
+    """Give the n-th darkest pixel of each image (N, S, S) the n-th of the levels (S * S,)."""
+    random, matched = np.random.default_rng(seed), np.empty(planes.shape, np.float32)
+    for row, plane in enumerate(planes):
+        order = np.argsort(plane.ravel() + random.uniform(0, 1e-2, plane.size), kind="stable")  # ties at random
+        matched[row].ravel()[order] = levels
+    return matched
+
+
+def make_rungs(planes: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Make R1 to R5 of images of one size, uint8 (N, S, S), label 1 original and 0 synthetic: {rung: float32}."""
+
+    def halfway(values: np.ndarray) -> np.ndarray:
+        return np.mean([values[labels == label].mean(axis=0) for label in (0, 1)], axis=0)
+
+    def levels_of(images: np.ndarray) -> np.ndarray:
+        return halfway(np.sort(images.reshape(len(images), -1), axis=1))
+
+    size, rungs = planes.shape[1], {"R1": planes.astype(np.float32), "R2": compress_at_random(planes, seed)}
+    rungs["R3"] = match_levels(rungs["R2"], np.rint(levels_of(rungs["R2"])), seed)
+    margin = round(0.2 * size)
+    inner = [data.resize(plane[margin : size - margin, margin : size - margin], size, size) for plane in planes]
+    closer = compress_at_random(np.stack(inner), seed)
+    rungs["R4"] = match_levels(closer, np.rint(levels_of(closer)), seed)
+    blurred = np.stack([cv2.GaussianBlur(plane, (0, 0), size / 32) for plane in rungs["R4"]])
+    levels = levels_of(blurred)
+    blurred = match_levels(blurred, levels, seed)
+    means, waves = blurred.mean(axis=(1, 2), keepdims=True), np.fft.fftfreq(size, 1 / size)
+    rings, window = np.rint(np.hypot(*np.meshgrid(waves, waves))).astype(int), np.hanning(size)
+    spectra = [np.abs(np.fft.fft2((plane - plane.mean()) * np.outer(window, window))) ** 2 for plane in blurred]
+    power = np.stack([np.bincount(rings.ravel(), part.ravel()) for part in spectra]) / np.bincount(rings.ravel())
+    gains = np.sqrt(np.exp(halfway(np.log(power + 1e-6))) / (power + 1e-9))[:, rings]
+    scaled = np.fft.ifft2(np.fft.fft2(blurred - means) * gains).real + means
+    return rungs | {"R5": match_levels(scaled.astype(np.float32), np.rint(levels), seed + 1)}
+
+
+def climb_ladder(planes: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int = 0) -> pd.DataFrame:
+    """Put the probes of notebook 02 to images of one size and container, rung by rung, in two folds by group.
+
+    Planes are uint8 (N, S, S), labels 1 original and 0 synthetic. Returns rows of `ladder_row`, R1 to R5.
+    """
+    suffixes, rows = np.full(len(labels), ".png"), []
+    sources = Sources(list(planes), labels, groups, groups, suffixes, groups)
+    folds = np.empty(len(labels), int)
+    cutter = StratifiedGroupKFold(2, shuffle=True, random_state=seed)
+    for fold, (_, held_out) in enumerate(cutter.split(labels, labels, groups)):
+        folds[held_out] = fold
+    for rung, images in make_rungs(planes, labels, seed).items():
+        scores = score_probes(images, sources, rung, folds)
+        rows += [ladder_row(rung, name, labels, part, groups, folds) for name, part in scores.items()]
+    return pd.DataFrame(rows)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 import cv2
+import nbformat
 import numpy as np
 import pytest
 from scipy.stats import norm
@@ -11,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 import phantoms
 from shared import data, synthetic
-from shared.run import DataError, Settings
+from shared.run import DataError, Settings, project_root
 
 SIZE = 32
 
@@ -132,7 +133,51 @@ def test_pair_of_the_settings_or_the_embedded_one(tmp_path, monkeypatch):
     sources, problems = synthetic.read_sources(pair)
     assert len(sources.images) == len(sources.labels) == len(pair.manifest) - 1
     assert set(sources.suffixes[sources.labels == 1]) == {".png"}
+    both, _ = synthetic.read_pair(Settings(dataset="png-npz", data_dir=folder, run_dir=tmp_path / "run"))
+    assert both.names.tolist() == sources.names.tolist()
     assert set(sources.lesions) == {"BENIGN", "MALIGNANT"}
     assert [broken.name in problem for problem in problems] == [True]
     with pytest.raises(DataError, match="batches of synthetic"):
         synthetic.read_sources(replace(pair, manifest=pair.manifest[pair.manifest.label == 1]))
+
+
+def test_the_rungs_are_those_of_notebook_02():
+    """The notebook shows each step in its cells; `make_rungs` takes the same steps on images of one size."""
+    random, labels = np.random.default_rng(0), np.arange(12) % 2
+    grey = np.stack([texture(random, (SIZE, SIZE), 1 + label) for label in labels])
+    cells = nbformat.read(project_root() / "notebooks/02_synthetic_vs_real.ipynb", as_version=4).cells
+    shown = {"c02-23", "02-ring-power", "02-r2", "02-r3", "02-match", "02-r3-r4", "02-r5"}
+    scope = {"np": np, "cv2": cv2, "data": data, "size": SIZE, "settings": Settings(), "labels": labels, "grey": grey}
+    scope["rungs"] = {"R1": grey.astype(np.float32)}
+    for cell in cells:
+        if cell.id in shown:
+            exec(cell.source, scope)
+    made = synthetic.make_rungs(grey, labels, Settings().seed)
+    assert list(made) == list(scope["rungs"]) == ["R1", "R2", "R3", "R4", "R5"]
+    for rung, planes in made.items():
+        assert np.array_equal(planes, scope["rungs"][rung]), rung
+
+
+def test_the_ladder_of_arrays_sees_a_smooth_source_until_it_is_matched():
+    random, labels = np.random.default_rng(0), np.arange(120) % 2
+    planes = np.stack([texture(random, (SIZE, SIZE), 2 - label) for label in labels])
+    groups = np.array([f"group {number // 4 * 2 + label}" for number, label in enumerate(labels)])
+    rows = synthetic.climb_ladder(planes, labels, groups).set_index(["rung", "classifier"])
+    assert rows.auc["R1", "laplacian"] > 0.95
+    assert rows.auc["R3", "mean"] == rows.auc["R1", "size"] == rows.auc["R1", "container"] == 0.5
+    assert rows.auc["R5", "spectrum"] < rows.auc["R2", "spectrum"] == 1
+
+
+def test_kernel_distance_is_unbiased_and_grows_with_a_shift():
+    random = np.random.default_rng(0)
+    alike = [synthetic.kernel_distance(*random.normal(size=(2, 40, 8))) for _ in range(200)]
+    assert abs(np.mean(alike)) < 3 * np.std(alike) / 200**0.5  # a biased one is above 0 at any sample size
+    assert synthetic.kernel_distance(random.normal(size=(40, 8)), random.normal(size=(50, 8)) + 1) > 1
+    a, b = random.normal(size=(2, 3, 2))
+
+    def cubic(x, y):
+        return (x @ y / 2 + 1) ** 3
+
+    within = sum(cubic(s[i], s[j]) for s in (a, b) for i in range(3) for j in range(3) if i != j) / 6
+    across = sum(cubic(x, y) for x in a for y in b) / 9
+    assert synthetic.kernel_distance(a, b) == pytest.approx(within - 2 * across)

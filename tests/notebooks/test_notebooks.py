@@ -12,10 +12,10 @@ import nbformat
 import papermill
 import pytest
 
-from pipeline.parameters import select_notebooks
+from pipeline.parameters import is_optional, list_notebooks, notebook_number
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = select_notebooks(ROOT / "notebooks")
+NOTEBOOKS = list_notebooks(ROOT / "notebooks")
 ROOMS = {"data", "evaluation", "explain", "models", "plots", "run", "synthetic"}
 COMMON = {
     "DATASET": "demo", "DATA_DIR": "", "RUN_DIR": "", "PROFILE": "demo", "IMAGE_SIZE": 0, "BATCH_SIZE": 0, "EPOCHS": 0,
@@ -67,7 +67,8 @@ def solutions_of(text):
 def test_skeleton(path):
     node, _, text = read(path)
     nbformat.validate(node)
-    assert re.match(rf"# {path.name[:2]} · \S", text)
+    assert re.match(rf"# {notebook_number(path.stem)} · \S", text)
+    assert is_optional(path.stem) == ("optional" in text.split("|")[0].lower())
     head = text.split("\n## ")[0]
     assert "You will learn" in head
     assert "Time" in head
@@ -85,8 +86,9 @@ def test_links_lead_somewhere_and_to_the_neighbours(path):
     for link in links:
         if not re.match(r"https?://|#|attachment:", link):
             assert (path.parent / link.split("#")[0]).exists(), link
-    place = NOTEBOOKS.index(path)
-    neighbours = [other.name for other in NOTEBOOKS[max(place - 1, 0) : place + 2] if other != path]
+    series = [other for other in NOTEBOOKS if other == path or not is_optional(other.stem)]
+    place = series.index(path)
+    neighbours = [other.name for other in series[max(place - 1, 0) : place + 2] if other != path]
     assert {*neighbours, "../README.md"} <= set(links)
 
 

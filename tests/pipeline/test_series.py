@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from filelock import Timeout
 
-from pipeline import execution, parameters, record, series
+from pipeline import execution, parameters, record, report, series
 from pipeline.series import RunOptions
 from shared.run import DataError, UsageError, claim_run_dir, project_root, resolve_settings
 
@@ -382,3 +382,43 @@ def test_a_folder_alone_says_which_layout_it_is(tmp_path, monkeypatch):
     given = [RunOptions(data_dir="copy", dataset="npz"), RunOptions(data_dir="copy", dataset="demo"), RunOptions()]
     said = [parameters.merge_options(options, {}, echo=lines.append)["DATASET"] for options in given]
     assert (said, len(lines)) == (["npz", "demo", "demo"], 2)
+
+
+@pytest.fixture
+def three(two, write_notebook):
+    """Two notebooks and an optional one between them."""
+    write_notebook("01b_more", counting("x"), parameters="EPOCHS: int = 0  # at most\nTRAIN: bool = False  # anew")
+    return two
+
+
+def test_an_optional_notebook_runs_only_where_it_is_asked_for(three, no_kernels):
+    said = run(three)
+    assert counts(three) == "ab"
+    assert [line for line in said if "is optional" in line] == ["left out: 01b_more is optional; --only 01b runs it"]
+    for number, word in enumerate(("01b", "1b", "01b_more"), start=1):
+        said = run(three, ("TRAIN", "True"), only=(word,), force=True)
+        assert counts(three) == "ab" + "x" * number
+        assert not [line for line in said if "is optional" in line]
+    run(three, only=("01",), force=True)
+    assert counts(three) == "abxxxa"
+    (three / "run/notebooks/01b_more.html").touch()
+    report.write_index(three / "run")
+    assert "01b more (optional)" in (three / "run/index.html").read_text()
+    with pytest.raises(UsageError, match="no such notebook; there are 01_first, 01b_more, 02_second"):
+        run(three, only=("01c",))
+
+
+def test_an_optional_notebook_resumes_and_makes_no_other_run_again(three, no_kernels):
+    run(three)
+    run(three, only=("01b",))
+    assert "nothing has changed" in run(three, only=("01b",))[0]
+    assert "nothing has changed" in "".join(run(three))
+    assert counts(three) == "abx"
+
+
+def test_the_committed_optional_notebook_is_known():
+    folder = project_root() / "notebooks"
+    assert [path.name[:3] for path in parameters.select_notebooks(folder)] == [f"0{number}_" for number in range(1, 8)]
+    for word in ("02b", "2b"):
+        assert [path.name[:4] for path in parameters.select_notebooks(folder, [word])] == ["02b_"]
+    assert [path.name[:3] for path in parameters.select_notebooks(folder, ["02"])] == ["02_"]
