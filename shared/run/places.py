@@ -69,19 +69,22 @@ def claim_run_dir(run_dir: Path) -> None:
 
 
 def list_tree(folder: Path | str, *, without: Path | str | None = None) -> Iterator[Path]:
-    """Yield the regular files below a folder, folder by folder, in the order of their names.
+    """Yield the regular files below a folder of any depth, folder by folder, in the order of their names.
 
     Linked files and folders are followed, but no folder is entered twice; `without` and what is below is left out.
     """
     seen = set()
+    waiting = [str(folder)]
     if without and os.path.isdir(without):
-        seen.add(os.stat(without)[1:3])  # inode and device
-    for here, folders, names in os.walk(folder, followlinks=True):
-        identity = os.stat(here)[1:3]
-        if identity in seen:
-            folders.clear()
+        seen.add(os.stat(without)[1:3])
+    while waiting:
+        here = waiting.pop()
+        try:
+            identity = os.stat(here)[1:3]  # inode and device
+            found = [] if identity in seen else sorted(os.scandir(here), key=lambda entry: entry.name)
+        except OSError:  # may not be read, or its path is too long
             continue
         seen.add(identity)
-        folders.sort()
-        paths = (Path(here, name) for name in sorted(names))
-        yield from (path for path in paths if path.is_file())
+        entries = [entry for entry in found if not entry.is_symlink() or os.path.exists(entry.path)]
+        waiting += [entry.path for entry in reversed(entries) if entry.is_dir()]
+        yield from (Path(entry.path) for entry in entries if entry.is_file())

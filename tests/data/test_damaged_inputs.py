@@ -324,8 +324,7 @@ TABLE = {
     },
     "cbis-ddsm-dicom": {
         "IMAGE": [*PICTURES, ("usable", {"row": noise(1, 40_000)}), ("excluded: compressed", {"bomb": deflated_bomb}),
-                  ("excluded: 60 frames", {"frames": noise(24, 20, NumberOfFrames=60)}),
-                  ("excluded: no decoder", {"video": compressed})],
+                  ("excluded: 60 frames", {"frames": noise(24, 20, NumberOfFrames=60)})],
         MASS: [CASE_FILE[0], *CASE_FILE[-4:]],
         "": [*CASE_FILES, (r"error: no \*\.dcm", {"no_image": each("**/*.dcm", REMOVED)})],
     },
@@ -408,7 +407,10 @@ TABLE = {
     },
 }  # fmt: skip
 TABLE["vindr-mammo"] = {
+    "IMAGE": PICTURES[:5],
     "breast-level_annotations.csv": [
+        ("error: breast-level_annotations.*not a UTF-8 csv", {"empty": EMPTY, "utf16": recode("utf-16")}),
+        ("error: breast-level_annotations.*no column", {"no_column": edit(b"breast_birads", b"birads"), "page": HTML}),
         (r"error: breast-level_annotations.*row \d+: breast_birads 'BI-RADS 9'", {"word": edit(b"RADS 4", b"RADS 9")}),
         ("error: breast-level_annotations.*row 2: no study_id", {"no_study": edit(rb"\n\w{32},", b"\n,")}),
         ("error: no breast-level_annotations.csv", {"missing": REMOVED}),
@@ -422,7 +424,10 @@ TABLE["vindr-mammo"] = {
     "": [("error: none of the 80 rows of breast", {"no_image": each("images/*/*", REMOVED)})],
 }
 TABLE["rsna-2023"] = {
+    "IMAGE": [*PICTURES, ("excluded: compressed", {"bomb": deflated_bomb})],
     "train.csv": [
+        (r"error: train\.csv.*not a UTF-8 csv", {"empty": EMPTY, "utf16": recode("utf-16")}),
+        (r"error: train\.csv.*no column", {"no_column": edit(b"cancer", b"label"), "page": HTML}),
         (r"error: train\.csv.*row \d+: cancer 'x'", {"word": edit(rb"(,CC,\d*),[01],", rb"\1,x,")}),
         (r"error: train\.csv.*row 2: no patient_id", {"no_patient": edit(rb"\n(\d),\d+,", rb"\n\1,,")}),
         ("excluded: stands twice", {"row_twice": write(lambda old: old + old.split(b"\n")[1] + b"\n")}),
@@ -431,13 +436,25 @@ TABLE["rsna-2023"] = {
     ],
     "": [("error: none of the .* rows of train.csv", {"no_image": each("train_images/*/*", REMOVED)})],
 }
+DICOM = [
+    (
+        "excluded: not a readable|an empty file|no decoder",
+        {"halved": HALF, "empty": EMPTY, "web_page": HTML, "compressed": compressed},
+    ),
+    ("excluded: 60 frames", {"frames": noise(24, 20, NumberOfFrames=60)}),
+    *PICTURES[3:6],
+    ("usable", {"link_out": link_out}),
+]
 BOOK = "CMMD_clinicaldata_revision.xlsx"
 TABLE["cmmd"] = {
-    "IMAGE": [("excluded: not a readable|an empty file", {"halved": HALF, "empty": EMPTY}),
-              ("excluded: names no side", {"side": noise(24, 20, ImageLaterality=None)}),
+    "IMAGE": [*DICOM, ("excluded: names no side", {"side": noise(24, 20, ImageLaterality=None)}),
               ("runs", {"view": noise(24, 20, ViewCodeSequence=None)})],
     BOOK: [
+        (f"error: {BOOK}", {"empty": EMPTY, "halved": HALF, "binary": write(bytes(range(256)) * 9)}),
+        (f"error: {BOOK}: a web page", {"web_page": HTML}),
         (f"error: {BOOK}: .*far larger", {"zip_bomb": zip_of_zeros}),
+        (f"error: {BOOK}: no column leftright", {"no_column": cells(column(1, "side", 0, 1))}),
+        (f"error: {BOOK}: the column id1 .*twice", {"column_twice": cells(column(2, "ID1", 0, 1))}),
         (f"error: {BOOK}: row 5: classification 'CANCER'", {"unknown_word": cells(column(5, "Cancer", 4))}),
         (f"error: {BOOK}: row 3: leftright ''", {"no_side": cells(column(1, None, 2))}),
         ("error: only one class", {"one_class": cells(column(5, "Benign"))}),
@@ -456,10 +473,14 @@ TABLE["cmmd"] = {
 }  # fmt: skip
 XLS = "INbreast Release 1.0/INbreast.xls"
 TABLE["inbreast"] = {
+    "IMAGE": DICOM,
     "MASK": [("mask: contours that cannot be read", {"halved": HALF, "empty": EMPTY, "web_page": HTML,
                                                      "no_pairs": edit(rb"\(\d+\.\d+, ", b"(")}),
              ("usable", {"outside": edit(rb"\(\d", b"(999999", 0), "negative": edit(rb"\(\d", b"(-9", 0)})],
     XLS: [
+        (r"error: INbreast\.xls", {"empty": EMPTY, "halved": write(b"\xd0\xcf\x11\xe0" + bytes(90)),
+                                   "text": write(b"Patient ID;Laterality")}),
+        (r"error: INbreast\.xls: a web page", {"web_page": HTML}),
         (r"error: INbreast\.csv: no column bi-rads", {"no_column": table(column(7, "BIRADS", 0, 1))}),
         ("excluded: none of 1 to 6", {"category": table(column(7, "4d", 5, 6)), "zero": table(column(7, "0", 5, 6))}),
         ("excluded: no image of this number", {"missing": table(lambda rows: [rows[0], ["9"] * 8, *rows[1:]])}),

@@ -80,21 +80,38 @@ def index_shard(data_dir: Path, shard: str, task: str) -> list[dict]:
     """List the records of one shard as manifest rows; raises DataError where the file is cut short or damaged."""
     tf = load_tensorflow()
     path = data_dir / shard
+    offsets = find_records(path)
     rows: list[dict] = []
-    offset = 0  # at which a record starts: length (8 bytes), its CRC-32C (4), message, its CRC-32C (4)
     try:
         messages = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
-        for message in tqdm(messages, f"indexing {path.name}", leave=False, disable=not is_watched()):
+        bar = tqdm(messages, f"indexing {path.name}", len(offsets), leave=False, disable=not is_watched())
+        for offset, message in zip(offsets, bar, strict=True):
             values, problem = parse_example(message)
             row = make_row(f"{path.stem}_{len(rows):06d}", values, task)
             rows.append(row | {"image_path": f"{shard}#{offset}", "official_split": "train"})
             rows[-1]["exclusion_reason"] = problem or row["exclusion_reason"]
-            offset += len(message) + 16
     except (tf.errors.OpError, UnicodeEncodeError):  # or a name that is no text
-        raise DataError(DAMAGED.format(path, len(rows), offset)) from None
+        raise DataError(DAMAGED.format(path, len(rows), offsets[len(rows)])) from None
     if not rows:
         raise DataError(f"{path}: no records; the file is empty, fetch it again")
     return rows
+
+
+def find_records(path: Path) -> list[int]:
+    """Return the byte at which each record starts: length (8 bytes), its CRC-32C (4), message, its CRC-32C (4).
+
+    Raises DataError where one says that it is longer than any, before TensorFlow makes room for it.
+    """
+    offsets = []
+    end = 0
+    with path.open("rb") as file:
+        while end < path.stat().st_size:
+            offsets.append(file.seek(end))
+            length = int.from_bytes(file.read(8), "little")
+            if length > MAX_RECORD:
+                raise DataError(DAMAGED.format(path, len(offsets) - 1, end))
+            end += length + 16
+    return offsets
 
 
 def parse_example(message: bytes) -> tuple[dict, str]:
