@@ -32,6 +32,12 @@ SOLUTION = re.compile(r"<details>.*?</details>", flags=re.DOTALL)
 PYTHON_BLOCK = re.compile(r"^[ ]*```python\n(.*?)^[ ]*```", flags=re.DOTALL | re.MULTILINE)
 # what a reader does to the controls of a notebook, and what it must change
 CONTROLS = {
+    "06": """
+drawn = picture.value
+for choice, value in zip(choices, (2, CORE[-1], 1.0)):
+    before, choice.value = picture.value, value
+    assert drawn and picture.value != before
+""",
     "07": """
 before, drawn = at(threshold_slider.value, cancers_slider.value / 1000), picture.value
 threshold_slider.value, cancers_slider.value = 0.9, 100
