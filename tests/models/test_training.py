@@ -117,7 +117,7 @@ def test_four_subtypes_train_with_a_softmax_and_score_as_the_two_malignant_ones(
 
 def test_a_collapsed_training_is_stopped_and_reported(tmp_path):
     prepared = make_prepared(tmp_path, epochs=12)
-    model = models.build("simple_cnn", image_size=SIZE)
+    model = models.build("deep_cnn", image_size=SIZE, seed=0)
     run = models.train(model, prepared, models.training_options(prepared.settings, learning_rate=10.0, patience=20))
     assert any("collapsed" in message and "learning rate" in message for message in run.messages)
     assert any(message.startswith("sensitivity at specificity 0.80 was below 0.50") for message in run.messages)

@@ -52,9 +52,9 @@ return Math.min(image.naturalWidth, image.getBoundingClientRect().width);
 """
 NEXT_WIDGET = """
 const content = window.jupyterapp.shell.currentWidget.content, view = 'application/vnd.jupyter.widget-view+json';
-const has = output => output.data && output.data[view];
-const index = content.widgets.findIndex(
-  (cell, at) => at > arguments[0] && cell.model.type === 'code' && cell.model.outputs.toJSON().some(has));
+const shows = ({model}) => model.type === 'code' && model.outputs.toJSON().some(({data}) => data && data[view]);
+const index = content.widgets.findIndex(  // progress bars are widgets too
+  (cell, at) => at > arguments[0] && shows(cell) && cell.model.sharedModel.source.includes('widgets.VBox('));
 if (index >= 0) content.scrollToItem(index, 'start');
 return index < 0 ? null : {index, node: content.widgets[index].node};
 """
