@@ -142,7 +142,8 @@ def train(
         order="balanced" if options.balancing == "balanced_batches" else "shuffled",
         augment=make_augmentation(seed=options.seed) if options.augment else None,
     )
-    validation = make_dataset(inputs, labels, held_out, batch_size=64, orientations=some)
+    watched = some[:1] if options.keep_last else some  # where validation chooses nothing, one orientation will do
+    validation = make_dataset(inputs, labels, held_out, batch_size=64, orientations=watched)
     sample = held_out[:: -(-len(held_out) // COLLAPSE_SAMPLE)]
     collapse = ClassCollapse(read_inputs(inputs, sample, np.full(len(sample), some[0])))
     monitor = {"monitor": "val_auc", "mode": "max"} if two_classes else {"monitor": "val_loss"}
