@@ -1,6 +1,6 @@
 """Train the small backbone behind `WEIGHTS="demo"`, on abstract textures: `python -m phantoms.pretraining`.
 
-No mammogram and no pathology is in here. Pictures of blobs, stars, line bundles and clusters of dots on power-law noise
+No mammogram and no pathology is in here. Pictures of blobs, stars, line bundles and clusters of dots on streaky noise
 are drawn from known numbers (how soft is the edge, how many rays, how unlike are the dots ...), and MobileNetV2 (alpha
 0.35; Sandler et al., CVPR 2018, arXiv 1801.04381) learns to tell these numbers from the picture. Learning to name what
 generated a synthetic picture is a known pretext for features of real ones (Baradad et al., NeurIPS 2021, arXiv
@@ -53,12 +53,24 @@ def draw_texture(rng: Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_ground(rng: Generator) -> np.ndarray:
-    """Draw power-law noise crossed by curved strands, float32 (64, 64); standard deviation about 0.4."""
-    slope, density = rng.uniform(2.0, 3.6), rng.uniform(0, 1)
+    """Draw power-law noise crossed by curved strands and drawn out in one direction, float32 (64, 64)."""
+    slope, density, streaks = rng.uniform(2.0, 3.6), rng.uniform(0, 1), rng.uniform(0, 1)
     noise, patches = random_fields(rng, (SIDE, SIDE), beta=round(slope, 1))
     ways, finer = random_fields(rng, (SIDE, SIDE), beta=1.0, low=0.02, high=float(rng.choice([0.04, 0.07, 0.12])))
     strands = np.exp(-((4.5 * ways) ** 2)) + np.exp(-((4.5 * finer) ** 2))
-    return (0.32 * noise + 0.4 * density * strands * sigmoid(1.5 * patches)).astype(np.float32)
+    long, crossing = (draw_out(rng, field) for field in random_fields(rng, (SIDE, SIDE), beta=2.0, low=0.03))
+    ground = 0.32 * noise + 0.4 * density * strands * sigmoid(1.5 * patches)
+    return (ground + 0.35 * streaks * (long + 0.6 * (rng.random() < 0.5) * crossing)).astype(np.float32)
+
+
+def draw_out(rng: Generator, field: np.ndarray) -> np.ndarray:
+    """Stretch a field, float32 (64, 64), in a direction of its own."""
+    turn, stretch = rng.uniform(0, np.pi), rng.uniform(3, 9)
+    along = np.array([np.cos(turn), np.sin(turn)], np.float32)
+    shrink = np.eye(2, dtype=np.float32) + (1 / stretch - 1) * np.outer(along, along)  # where each pixel is read
+    middle = (SIDE - 1) / 2 * (1 - shrink.sum(axis=1, keepdims=True))
+    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(field, np.hstack([shrink, middle]), field.shape, flags=how, borderMode=cv2.BORDER_WRAP)
 
 
 def draw_blob(rng: Generator, truth: dict[str, float], y: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -74,7 +86,7 @@ def draw_blob(rng: Generator, truth: dict[str, float], y: np.ndarray, x: np.ndar
         outline = outline + wave * np.cos(order * angle + rng.uniform(0, 6.3))
     relative = distance / (radius * np.maximum(outline, 0.3))
     width = 0.02 + 0.33 * softness
-    hidden = 1 + (rng.random() < 0.25) * 5 * sigmoid(4 * np.cos(angle - rng.uniform(0, 6.3)))
+    hidden = 1 + (rng.random() < 0.5) * 5 * sigmoid(4 * np.cos(angle - rng.uniform(0, 6.3)))
     body = sigmoid((1 - relative) / (width * hidden)) * (0.65 + 0.35 * np.sqrt(np.clip(1 - relative**2, 0, 1)))
     count = int(rng.integers(6, 36)) if rng.random() < 0.5 else 0
     length, loose = rng.uniform(0, 1), int(rng.integers(0, 6))
@@ -93,7 +105,7 @@ def draw_blob(rng: Generator, truth: dict[str, float], y: np.ndarray, x: np.ndar
         lines += rng.uniform(0.2, 0.65) * taper * np.exp(-((across / thick) ** 2))
     truth |= {"blob": 1.0, "edge_softness": softness, "lobes": depth and lobes / 15, "lobe_depth": depth}
     truth |= {"elongation": stretch, "rays": count / 35, "ray_length": length * (count > 0), "loose_lines": loose / 5}
-    return (rng.uniform(1.0, 3.0) * (body + np.minimum(lines, 1.0))).astype(np.float32)
+    return (rng.uniform(0.4, 2.0) * (body + np.minimum(lines, 1.0))).astype(np.float32)
 
 
 def draw_dots(rng: Generator, truth: dict[str, float], y: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -102,7 +114,7 @@ def draw_dots(rng: Generator, truth: dict[str, float], y: np.ndarray, x: np.ndar
     unlike, stretch, hollow = rng.uniform(0, 1), rng.uniform(0, 1) * (rng.random() < 0.5), float(rng.random() < 0.2)
     cluster_stretch, spread, turn = rng.uniform(0, 1), rng.uniform(0, 1), rng.uniform(0, 2 * np.pi)
     places = rng.normal(0, 1, (count, 2)) if rng.random() < 0.5 else rng.uniform(-1.7, 1.7, (count, 2))
-    places = rotate(places * (3 + 9 * spread) * np.array([1, 1 - 0.85 * cluster_stretch]), turn)
+    places = rotate(places * (3 + 11 * spread) * np.array([1, 1 - 0.85 * cluster_stretch]), turn)
     canvas = np.zeros((SIDE * ZOOM,) * 2, np.uint8)
     for place in (places - (x[0, 0], y[0, 0]) + 0.5) * ZOOM:
         if hollow:
@@ -114,7 +126,7 @@ def draw_dots(rng: Generator, truth: dict[str, float], y: np.ndarray, x: np.ndar
         turns = np.linspace(0, 2 * np.pi, corners, endpoint=False)
         if unlike >= 0.3:
             turns = np.sort(rng.uniform(0, 2 * np.pi, corners))
-        away = ZOOM * (0.7 + 1.5 * size) * np.exp(0.65 * unlike * rng.normal())
+        away = ZOOM * (0.5 + 1.5 * size) * np.exp(0.65 * unlike * rng.normal())
         away = away * rng.uniform(1 - 0.6 * unlike, 1, corners)
         points = np.stack([np.cos(turns) * (1 + 3 * stretch), np.sin(turns) / (1 + 0.6 * stretch)], 1) * away[:, None]
         points = rotate(points, rng.uniform(0, 2 * np.pi)) + place
@@ -130,7 +142,7 @@ def draw_dots(rng: Generator, truth: dict[str, float], y: np.ndarray, x: np.ndar
         "cluster_stretch": cluster_stretch,
         "cluster_spread": spread,
     }
-    return rng.uniform(1.5, 5.0) * dots
+    return rng.uniform(0.8, 4.0) * dots
 
 
 def rotate(points: np.ndarray, turn: float) -> np.ndarray:
