@@ -160,7 +160,8 @@ def draw_fibres(rng: Generator, body: Generator, geometry: Geometry) -> np.ndarr
     total: np.ndarray = np.full_like(geometry.x, -0.45)
     for column, row, weight in ways:
         fields = np.dstack(random_fields(rng, (256, 256), beta=2.5, low=0.010))
-        streak, line = cv2.split(cv2.remap(fields, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP))
+        read = cv2.remap(fields, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+        streak, line = read[..., 0], read[..., 1]  # views: cv2.split would copy, and takes half as long again
         total += weight * (streak + 1.7 * np.maximum(1 - 5 * np.abs(line), 0) * (streak > -0.3))
     return total
 
