@@ -233,6 +233,8 @@ def train_frozen(
     linear = {layer.name for layer in head_layers} <= {"pooled", "dropout", "logit", "probability"}
     if linear and model.output_shape[-1] == 1:
         training = fit_linear(head, prepared, cached)
+        for layer in (layer for layer in head_layers if layer.name == "dropout"):
+            layer.rate = 0.0  # fitted without; in fine-tuning it would be noise times the large weights of such a head
         if name:
             save_model(model, prepared.settings.run_dir / f"models/{name}.keras")
     else:
@@ -262,7 +264,6 @@ def fit_linear(head: keras.Model, prepared: Prepared, cached: CachedFeatures) ->
     scaler, regression = search.best_estimator_
     kernel = regression.coef_[0] / scaler.scale_
     head.get_layer("logit").set_weights([kernel[:, np.newaxis], regression.intercept_ - scaler.mean_ @ kernel])
-    head.get_layer("dropout").rate = 0.0  # fitted without; in fine-tuning it would be noise times these large weights
     auc = float(roc_auc_score(labels[held_out], scores))
     return Training(history, time.perf_counter() - started, int(search.best_index_), auc)
 

@@ -113,6 +113,7 @@ def test_fine_tuning_on_a_cached_layer_changes_the_model_behind_it_only(prepared
     run, scores = models.fine_tune(model, prepared, options, name="tuned", fine_tune_from="block_5_add")
     same = [np.array_equal(old, model.get_layer(name).get_weights()[0]) for name, old in before.items()]
     assert same == [True, False, True]
+    assert model.get_layer("dropout").rate == 0  # few epochs: from a head that was fitted, and fitted without dropout
     saved = models.load_model(prepared.settings.run_dir / "models/tuned.keras", optimizer=True)
     again = models.predict_held_out(prepared, saved, orientations=models.ORIENTATIONS)
     np.testing.assert_allclose(again, scores, atol=5e-3)
