@@ -22,6 +22,8 @@ MEMORY_INTERVAL = 0.25  # seconds between two looks at the kernel's memory
 WIDGET = "application/vnd.jupyter.widget-view+json"
 IMAGES = {"image/png", "image/jpeg"}
 NO_TEXT = "No description has been provided for this image"  # nbconvert's alternative text for every figure
+# what a kernel says past the notebook when it ends: of a task that it had not finished
+QUIET = "__import__('logging').getLogger('asyncio').setLevel('CRITICAL')"
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
 
@@ -62,7 +64,7 @@ def execute_copy(
                 start_timeout=120,
                 coalesce_streams=True,
                 config=Config(KernelManager={"transport_encryption": "auto"}),  # nobody else on the machine listens
-                extra_arguments=["--log-level=CRITICAL"],  # what the kernel says past the notebook, e.g. on Ctrl-C
+                extra_arguments=["--log-level=CRITICAL", f"--IPKernelApp.exec_lines={QUIET}"],
             )
         except PapermillExecutionError as error:
             temporary.replace(failed)

@@ -126,7 +126,10 @@ def test_record_files_and_fresh_kernels_of_a_run(tmp_path, write_notebook):
     folder = tmp_path / "a {b} c"
     place = f"assert (os.getcwd(), sys.executable) == {(str(project_root()), sys.executable)}"
     write_notebook("01_first", counting("a"), "seen = True", folder=folder / "notebooks")
-    write_notebook("02_second", f"import os, sys\nassert 'seen' not in globals()\n{place}", folder=folder / "notebooks")
+    alone = "import logging, os, sys\nassert not {'seen', 'logging'} & before"
+    quiet = "assert logging.getLogger('asyncio').level == logging.CRITICAL  # tasks that an ending kernel leaves"
+    cells = ("before = set(globals())", f"{alone}\n{place}\n{quiet}")
+    write_notebook("02_second", *cells, folder=folder / "notebooks")
     lines = run(folder, ("SEEDS", "[3, 4]"))
     assert "MAMMO_RUN_DIR" not in os.environ
     assert lines[-1] == f"open {folder / 'run/index.html'}"
