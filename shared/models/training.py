@@ -26,7 +26,7 @@ LOSSES = {
 }
 BALANCING = ("class_weights", "balanced_batches", "none")
 LINEAR_STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # scikit-learn's C, chosen by cross-validation in train
-EPOCHS_FOR_A_NEW_HEAD = 10  # fewer start from the head of the frozen stage (demo: validation AUC .79 instead of .71)
+EPOCHS_FOR_A_NEW_HEAD = 10  # fewer start from the head of the frozen stage: a random one has no time to learn
 SPECIFICITY = 0.8  # at which sensitivity is measured after each epoch
 SENSITIVITY_FLOOR = 0.5  # a training says so where it finds a smaller share
 TOLERANCE = 0.01  # by which probabilities may miss [0, 1], and their sum 1: half precision
