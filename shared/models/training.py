@@ -233,8 +233,7 @@ def train_frozen(
     linear = {layer.name for layer in head_layers} <= {"pooled", "dropout", "logit", "probability"}
     if linear and model.output_shape[-1] == 1:
         training = fit_linear(head, prepared, cached)
-        for layer in (layer for layer in head_layers if layer.name == "dropout"):
-            layer.rate = 0.0  # fitted without; in fine-tuning it would be noise times the large weights of such a head
+        model.get_layer("dropout").rate = 0.0  # fitted without: in fine-tuning, noise times the large weights
         if name:
             save_model(model, prepared.settings.run_dir / f"models/{name}.keras")
     else:
