@@ -62,6 +62,8 @@ def execute_copy(
                 cwd=cwd or project_root(),
                 progress_bar=progress,
                 start_timeout=120,
+                request_save_on_cell_execute=False,  # it would write the whole notebook twice a cell
+                autosave_cell_every=0,
                 coalesce_streams=True,
                 config=Config(KernelManager={"transport_encryption": "auto"}),  # nobody else on the machine listens
                 extra_arguments=["--log-level=CRITICAL", f"--IPKernelApp.exec_lines={QUIET}"],
@@ -109,6 +111,8 @@ def watch_kernel(run_dir: Path) -> Iterator[list[int]]:
     # the last of these: else the debugger writes a warning past the notebook
     os.environ.update(MAMMO_RUN_DIR=str(run_dir), TF_CPP_MIN_LOG_LEVEL="3", PYDEVD_DISABLE_FILE_VALIDATION="1")
     os.environ["TQDM_DISABLE"] = "1"  # see `is_watched`
+    # glibc keeps what large arrays free; given back and asked for again, it takes a seventh of the drawing
+    os.environ.update(MALLOC_MMAP_THRESHOLD_=str(2**28), MALLOC_TRIM_THRESHOLD_=str(2**29))
     os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:joblib.externals.loky.backend.resource_tracker"
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
