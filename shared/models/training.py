@@ -47,7 +47,6 @@ class TrainingOptions:
     balancing: str = "class_weights"  # or "balanced_batches" (classes drawn equally often) or "none"
     augment: bool = False  # change training images at random, see `make_augmentation`
     warmup_epochs: int = 1  # in which the learning rate rises
-    weight_decay: float = 1e-4  # of AdamW (Loshchilov and Hutter 2019); not on biases and batch normalisation
     keep_optimizer: bool = False  # go on with the state of the optimiser that the model was loaded with
 
 
@@ -175,7 +174,7 @@ def weigh_classes(labels: np.ndarray) -> dict[int, float]:
 
 
 def compile_model(model: keras.Model, options: TrainingOptions, *, steps: int) -> None:
-    """Compile with AdamW, a learning rate that warms up and falls as a cosine over `steps` an epoch, and measures."""
+    """Compile with Adam, a learning rate that warms up and falls as a cosine over `steps` an epoch, and measures."""
     check_choice("loss", options.loss, LOSSES)
     check_choice("balancing", options.balancing, BALANCING)
     rate = options.learning_rate
@@ -187,8 +186,7 @@ def compile_model(model: keras.Model, options: TrainingOptions, *, steps: int) -
     else:
         warmup = min(options.warmup_epochs * steps, total // 2)
         first = rate * 0.1 if warmup else rate
-        optimizer = keras.optimizers.AdamW(weight_decay=options.weight_decay)
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        optimizer = keras.optimizers.Adam()
         optimizer.build(model.trainable_variables)  # made inside the first step, TensorFlow traces that step twice
     rise = {"warmup_target": rate if warmup else None, "warmup_steps": warmup}
     schedule = keras.optimizers.schedules.CosineDecay(first, max(1, total - warmup), alpha=0.01, **rise)

@@ -117,8 +117,9 @@ def test_four_subtypes_train_with_a_softmax_and_score_as_the_two_malignant_ones(
 
 def test_a_collapsed_training_is_stopped_and_reported(tmp_path):
     prepared = make_prepared(tmp_path, epochs=12)
-    model = models.build("deep_cnn", image_size=SIZE, seed=0)
-    run = models.train(model, prepared, models.training_options(prepared.settings, learning_rate=10.0, patience=20))
+    blind = [keras.layers.Rescaling(0.0), keras.layers.Flatten(), keras.layers.Dense(1, activation="sigmoid")]
+    model = keras.Sequential([keras.Input((SIZE, SIZE, 1)), *blind])
+    run = models.train(model, prepared, models.training_options(prepared.settings, patience=20))
     assert any("collapsed" in message and "learning rate" in message for message in run.messages)
     assert any(message.startswith("sensitivity at specificity 0.80 was below 0.50") for message in run.messages)
     assert len(run.history) < 12
@@ -140,19 +141,12 @@ def test_the_warning_counts_epochs_of_low_sensitivity():
     assert training.warn_of_sensitivity(history[2:]) == ""
 
 
-def test_the_learning_rate_warms_up_falls_and_spares_biases_the_decay():
+def test_the_learning_rate_warms_up_and_falls():
     model = tiny_model()
     options = models.TrainingOptions(epochs=5, batch_size=16, learning_rate=0.1)
     training.compile_model(model, options, steps=10)
     schedule = keras.optimizers.schedules.deserialize(model.optimizer.get_config()["learning_rate"])
     np.testing.assert_allclose([schedule(step) for step in (0, 10, 30, 50)], [0.01, 0.1, 0.0505, 0.001], rtol=0.01)
-    for layer in model.layers:
-        layer.trainable = True
-    assert {weight.name for weight in model.trainable_variables} == {"kernel", "bias"}
-    before = [weight.numpy() for weight in model.trainable_variables]
-    model.optimizer.apply_gradients([(keras.ops.zeros_like(w), w) for w in model.trainable_variables])
-    changed = {w.name for w, old in zip(model.trainable_variables, before, strict=True) if (w.numpy() != old).any()}
-    assert changed == {"kernel"}
 
 
 def test_training_can_be_continued_with_the_optimisers_state(tmp_path):
