@@ -51,7 +51,7 @@ def execute_copy(
     from traitlets.config import Config
 
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of the task that an interrupted cell leaves
-    failed = target.with_suffix(".failed.ipynb")
+    failed, begun = target.with_suffix(".failed.ipynb"), []  # cells, with the outputs they have got
     start = time.monotonic()
     with atomic_write(target) as temporary, watch_kernel(run_dir) as peak:
         try:
@@ -64,6 +64,7 @@ def execute_copy(
                 start_timeout=120,
                 request_save_on_cell_execute=False,  # it would write the whole notebook twice a cell
                 autosave_cell_every=0,
+                on_cell_start=lambda cell, cell_index: begun.append(cell),
                 coalesce_streams=True,
                 config=Config(KernelManager={"transport_encryption": "auto"}),  # nobody else on the machine listens
                 extra_arguments=["--log-level=CRITICAL", f"--IPKernelApp.exec_lines={QUIET}"],
@@ -72,8 +73,7 @@ def execute_copy(
             temporary.replace(failed)
             raise as_user_error(error, source, failed) from None
         except RuntimeError as error:  # the kernel died, or did not start
-            if temporary.exists():
-                temporary.replace(failed)
+            nbformat.write(nbformat.v4.new_notebook(cells=begun, metadata={"kernelspec": KERNEL}), failed)
             message = f"{source.name}: {' '.join(str(error).split())} (a kernel that dies has often run out of memory)"
             raise NotebookError(message, where=failed) from error
         node.metadata.pop("widgets", None)  # a slider needs its kernel; a page that keeps its state loads scripts

@@ -15,7 +15,6 @@ with quiet_native_output():
     from keras import KerasTensor as Tensor
     from keras import layers, ops
 gc.enable()
-gc.freeze()  # nor is what was imported looked at again
 tf.get_logger().setLevel("ERROR")  # no notices that a network is compiled for another batch size
 
 __all__ = ["Tensor", "keras", "layers", "ops", "quiet_native_output", "tf"]

@@ -166,9 +166,12 @@ def test_a_failed_cell_and_a_kernel_that_dies(tmp_path, write_notebook):
     states = [content["status"], *(stage["status"] for stage in content["stages"].values())]
     assert states == ["failed", "done", "failed"]
     assert "division by zero" in (tmp_path / "run/index.html").read_text()
-    write_notebook("02_second", "import os; os._exit(3)")
-    with pytest.raises(execution.NotebookError, match=r"02_second\.ipynb: .*died"):
+    write_notebook("02_second", "print('so far')", "import os; os._exit(3)", counting("b"))
+    with pytest.raises(execution.NotebookError, match=r"02_second\.ipynb: .*died") as caught:
         run(tmp_path, ("EPOCHS", "1"))
+    cells = nbformat.read(caught.value.where, as_version=4).cells
+    assert [output.text for cell in cells for output in cell.get("outputs", [])] == ["so far\n"]
+    assert cells[-1].source == "import os; os._exit(3)"
     assert read_record(tmp_path)["status"] == "failed"
     write_notebook("02_second", counting("b"))
     run(tmp_path, ("EPOCHS", "1"))
