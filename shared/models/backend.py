@@ -8,13 +8,12 @@ from shared.run import CHOICES, check_choice
 from shared.run.native_output import quiet_native_output
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings and errors only, once it runs
-gc.disable()  # an import leaves nothing to collect, and the search for it takes a quarter of the time
+gc.set_threshold(10_000, 50, 50)  # TensorFlow's many objects stay: the search for garbage among them takes seconds
 with quiet_native_output():
     import keras
     import tensorflow as tf
     from keras import KerasTensor as Tensor
     from keras import layers, ops
-gc.enable()
 tf.get_logger().setLevel("ERROR")  # no notices that a network is compiled for another batch size
 
 __all__ = ["Tensor", "keras", "layers", "ops", "quiet_native_output", "tf"]

@@ -63,8 +63,8 @@ def check_run_dir(run_dir: Path, *, spare: str = "") -> None:
 
 def claim_run_dir(run_dir: Path) -> None:
     """Mark a new or empty run directory as ours, so that later runs may write there; UsageError where it is not."""
-    check_run_dir(run_dir)
     if not is_run(run_dir):
+        check_run_dir(run_dir)
         write_json(run_dir / RECORD_FILE, {"project": PROJECT, "stages": {}})
 
 
