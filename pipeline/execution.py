@@ -51,6 +51,8 @@ def execute_copy(
     from traitlets.config import Config
 
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of the task that an interrupted cell leaves
+    # nobody else on the machine listens; and half the wait (s) is enough to tidy up in: the files are written
+    manager = {"transport_encryption": "auto", "shutdown_wait_time": 1}
     failed, begun = target.with_suffix(".failed.ipynb"), []  # cells, with the outputs they have got
     start = time.monotonic()
     with atomic_write(target) as temporary, watch_kernel(run_dir) as peak:
@@ -66,7 +68,7 @@ def execute_copy(
                 autosave_cell_every=0,
                 on_cell_start=lambda cell, cell_index: begun.append(cell),
                 coalesce_streams=True,
-                config=Config(KernelManager={"transport_encryption": "auto"}),  # nobody else on the machine listens
+                config=Config(KernelManager=manager),
                 extra_arguments=["--log-level=CRITICAL", f"--IPKernelApp.exec_lines={QUIET}"],
             )
         except PapermillExecutionError as error:
