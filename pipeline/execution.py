@@ -51,7 +51,7 @@ def execute_copy(
     from traitlets.config import Config
 
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of the task that an interrupted cell leaves
-    # nobody else on the machine listens; and half the wait (s) is enough to tidy up in: the files are written
+    # nobody else on the machine listens; and half a second is enough to tidy up in: all files are written by then
     manager = {"transport_encryption": "auto", "shutdown_wait_time": 1}
     failed, begun = target.with_suffix(".failed.ipynb"), []  # cells, with the outputs they have got
     start = time.monotonic()

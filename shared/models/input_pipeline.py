@@ -125,8 +125,8 @@ def make_dataset(
             batch = augment(tf.cast(batch, tf.float32), training=True)
         return batch if targets is None else (batch, tf.gather(targets, rows))
 
-    # one batch after the other, so that the random numbers keep their order. That leaves nothing to tune, and the thread
-    # that tunes sleeps twice as long each time: an epoch would not end before it wakes
+    # one batch after the other, so that the random numbers keep their order; that leaves nothing to tune. The thread
+    # that tunes sleeps twice as long each time, and an epoch would not end before it wakes
     options = tf.data.Options()
     options.autotune.enabled = False
     return pairs.batch(batch_size).map(load).prefetch(2).with_options(options)
