@@ -112,7 +112,7 @@ def describe_calibration(labels: Array, scores: Array, patients: Array, *, seed:
     Intercept: of a logistic regression of the label on the logit whose slope is held at 1; 0 is right, above 0 the
     scores are too low. Slope: 1 is right, below 1 the scores are too extreme (Cox 1958; Van Calster et al., J Clin
     Epidemiol 2016;74:167). Standard errors by patient (Liang & Zeger, Biometrika 1986). The perfect model's ECE is that
-    of labels drawn from the very scores.
+    of labels drawn from the very scores, with one random number a patient: images of one lesion share their label.
     """
     labels, scores = check_scores(labels, scores, probabilities=True)
     codes = number_groups(patients, len(labels))
@@ -125,7 +125,7 @@ def describe_calibration(labels: Array, scores: Array, patients: Array, *, seed:
         if np.ptp(logits) > 1e-9:
             fit = fit_platt(labels, scores, smooth=False)
             slope = wald(fit.slope, labels, fit.apply(scores), np.column_stack([ones, logits]), codes)
-    drawn = np.random.default_rng(seed).random((200, len(scores))) < scores
+    drawn = np.random.default_rng(seed).random((200, codes.max() + 1))[:, codes] < scores
     perfect = np.mean([expected_calibration_error(row, scores) for row in drawn.astype(int)])
     (brier,) = bootstrap_means(((labels - scores) ** 2)[:, None], patients, draws=1000, seed=seed)
     return {

@@ -49,13 +49,13 @@ def render(template: Path, facts: Mapping[str, Any], target: Path) -> Path:
 
 
 def fill(template: Path, facts: Mapping[str, Any]) -> str:
-    """Fill a Jinja template, which has the filters `short`, `number`, `percent` and `cell`, with facts."""
+    """Fill a Jinja template, which has the filters `short`, `p_value`, `number`, `percent` and `cell`, with facts."""
     blocks: Any = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     files = jinja2.FileSystemLoader(template.parent)
     is_html = template.suffix == ".html"
     environment = jinja2.Environment(loader=files, autoescape=is_html, undefined=jinja2.StrictUndefined, **blocks)
     filters = {"number": partial(short, form=",.0f"), "percent": partial(short, form=".0%"), "cell": markdown_cell}
-    environment.filters.update(filters, short=short)
+    environment.filters.update(filters, short=short, p_value=p_value)
     environment.globals.update(unanswered=UNANSWERED)
     return environment.get_template(template.name).render(facts)
 
@@ -115,6 +115,11 @@ def short(value: float | None, digits: int = 2, *, form: str = "") -> str:
         return "–"
     text = f"{value:{form or f'.{digits}f'}}"
     return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
+
+
+def p_value(value: float | None) -> str:
+    """Write a p-value with three digits, as `short` does; none is 0."""
+    return "< .001" if value is not None and value < 0.001 else short(value, 3)
 
 
 def markdown_cell(value: object) -> str:

@@ -1,7 +1,6 @@
 """For whom does a model work? Groups of the test images, each against the others."""
 
 from collections.abc import Sequence
-from math import nan
 
 import numpy as np
 import pandas as pd
@@ -23,7 +22,8 @@ def compare_groups(rows: pd.DataFrame, by: Sequence[str], *, threshold: float, d
     is unknown. Columns that are missing or constant are passed over.
     Returns column, group (all rows first), n, n_patients, prevalence, auc, auc_low, auc_high, sensitivity, specificity,
         difference (of AUC, from the others), difference_low, difference_high, descriptive (fewer than 20 patients of a
-        class: too few for an interval to mean what it says).
+        class: too few for an interval to mean what it says). An AUC of exactly 0 or 1 comes back in every draw, which
+        is no certainty: its limits, and those of differences from it, are NaN.
     """
     labels = rows.label.to_numpy()
     groups = [("all", "images", np.ones(len(rows), bool), np.zeros(len(rows), bool))]
@@ -40,10 +40,13 @@ def compare_groups(rows: pd.DataFrame, by: Sequence[str], *, threshold: float, d
         row = {"column": column, "group": value, "n_patients": rows.patient_id[inside].nunique()}
         area = bootstrap_interval(part.label, part.score, part.patient_id, draws=draws)
         row |= metrics.summarise(part.label, part.score, threshold=threshold)
-        row |= {"auc_low": area.low, "auc_high": area.high, "difference": nan}
+        if 0 < area.value < 1:
+            row |= {"auc_low": area.low, "auc_high": area.high}
         if metrics.has_both(labels[others]):
             gap = subtract_areas(rows, inside, others, draws=draws)
-            row |= {"difference": gap.value, "difference_low": gap.low, "difference_high": gap.high}
+            row["difference"] = gap.value
+            if 0 < area.value < 1 and 0 < metrics.auc(labels[others], rows.score[others]) < 1:
+                row |= {"difference_low": gap.low, "difference_high": gap.high}
         row["descriptive"] = bool(part.groupby("label").patient_id.nunique().min() < FEW)
         found.append(row)
     return pd.DataFrame(found, columns=list(COLUMNS))

@@ -374,3 +374,9 @@ def test_groups_stand_against_the_others():
     assert found.difference["few"] == pytest.approx(found.auc["few"] - found.auc["many"])
     assert found.difference_low["few"] == pytest.approx(-found.difference_high["many"], abs=0.05)
     assert np.isnan(found.difference["images"])
+    rows["score"] = np.where(patients < 30, labels, scores)  # the small group is ranked without an error
+    found = groups.compare_groups(rows, ["kind"], threshold=0.5, draws=200).set_index("group")
+    assert found.auc["few"] == 1
+    assert found.loc[["few", "many"], "difference"].notna().all()
+    assert found.loc["few", ["auc_low", "difference_low"]].isna().all()
+    assert 0 < found.loc["many", "auc_low"] < found.loc["many", "auc"]
