@@ -1,5 +1,7 @@
 """The command line. Exit status 0: done; 1: a notebook failed; 2: wrong usage or unusable data; 130: interrupted."""
 
+from __future__ import annotations  # an old Python gets as far as `main`, which says so
+
 import argparse
 import importlib
 import io
@@ -12,6 +14,7 @@ from typing import Any
 from shared import __version__
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+OLDEST_PYTHON = (3, 11)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -66,7 +69,7 @@ def add_model_commands(commands: Any) -> None:
     export = commands.add_parser("export", help="write a saved model for phones and servers, and measure what it costs")
     export.add_argument("--model", **model, help="models/<name>.keras of a run directory")
     export.add_argument("--out", metavar="DIR", help="folder to write to (default: beside the model)")
-    kinds = ("float32", "float16", "int8", "onnx", "openvino")  # pipeline.export.KINDS, whose import takes seconds
+    kinds = ("float32", "float16", "int8", "onnx")  # pipeline.export.KINDS, whose import takes seconds
     options = {"dest": "kinds", "nargs": "+", "default": ("float16", "int8"), "choices": kinds}
     export.add_argument("--kind", **options, help="default: float16 int8")
 
@@ -123,11 +126,16 @@ def main(arguments: Sequence[str] | None = None, *, notebooks_dir: Path | str | 
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     options = build_parser().parse_args(arguments)
-    from shared.run import DataError, UsageError
-
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt, as Ctrl-C does
     try:
+        if sys.version_info[:2] < OLDEST_PYTHON:
+            raise ImportError("this Python is {}.{}".format(*sys.version_info))
+        from shared.run import DataError, UsageError
+
         return run_command(options, notebooks_dir)
+    except ImportError as error:  # first: the names of the others may be what is missing
+        reason = f"{error.name} is missing" if isinstance(error, ModuleNotFoundError) else " ".join(str(error).split())
+        message, status = f"error: {reason}: pip install -r requirements.txt (Python 3.11 to 3.13)", USAGE
     except (DataError, UsageError) as error:
         message, status = f"error: {error}", USAGE
     except KeyboardInterrupt:

@@ -18,7 +18,6 @@ KINDS = {  # name: suffix, format of keras.Model.export
     "float16": (".float16.tflite", "litert"),  # half the size
     "int8": (".int8.tflite", "litert"),  # a quarter; computes in integers, with ranges measured on training images
     "onnx": (".onnx", "onnx"),
-    "openvino": (".xml", "openvino"),
 }
 CALIBRATION_IMAGES = 100
 Call = Callable[[np.ndarray], np.ndarray]  # float32 (1, S, S, 1) -> (1, outputs)

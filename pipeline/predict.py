@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from shared.data import ImageSteps, prepare_image, read_grey
 from shared.data.decoding import read_header
+from shared.data.images import refuse_blank
 from shared.run import DataError, UsageError, check_out, full_path, list_tree, read_json, refuse_damage, write_csv
 from shared.run.settings import LIMITS
 
@@ -159,6 +160,7 @@ def read_image(
         if box:
             return prepare_image(cut_box(read_grey(path), box, path.name), model.steps), "", ""
         image = read_grey(path, min_side=model.steps.size * (2 if model.steps.breast_crop else 1))
+        refuse_blank(image, path.name)
         height, width = image.shape if path.suffix.lower() in (".npy", ".npz") else read_header(path)[1:]
         larger = f"{width} × {height} pixels, larger than any crop that the model was trained on"
         warning = f"{larger}: a whole mammogram? --box cuts the lesion" if height * width > model.largest_crop else ""
@@ -168,12 +170,14 @@ def read_image(
 
 
 def cut_box(image: np.ndarray, box: tuple[int, int, int, int], name: str) -> np.ndarray:
-    """Return the part of an image (H, W) in a box of `parse_box`; DataError where it sticks out."""
+    """Return the part of an image (H, W) in a box of `parse_box`; DataError where it sticks out or shows nothing."""
     x, y, width, height = box
+    place = f"{name}: --box {','.join(map(str, box))}"
     if x + width > image.shape[1] or y + height > image.shape[0]:
-        place = ",".join(map(str, box))
-        raise DataError(f"{name}: --box {place} is not inside its {image.shape[1]} × {image.shape[0]} pixels")
-    return image[y : y + height, x : x + width]
+        raise DataError(f"{place} is not inside its {image.shape[1]} × {image.shape[0]} pixels")
+    part = image[y : y + height, x : x + width]
+    refuse_blank(part, place)
+    return part
 
 
 def run(

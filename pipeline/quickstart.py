@@ -5,6 +5,8 @@ Every function takes the notebooks' parameters as keywords in lower case (`datas
 as `python -m pipeline run` does, or is a few calls that the notebooks make.
 """
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from pipeline.parameters import merge_options
 from pipeline.series import RunOptions, run_series
 from shared import data, evaluation, explain, models, plots
 from shared.run import Settings, UsageError, resolve_settings
@@ -25,16 +28,28 @@ MODEL_TYPES = {  # "simple_vgg" has stacked 3 × 3 convolutions from scratch; th
 
 def run_notebooks(*numbers: str, **parameters: Any) -> Path:
     """Run some of the notebooks, or what of them has changed, and return the run directory."""
-    pairs = [(name.upper(), value if isinstance(value, str) else repr(value)) for name, value in parameters.items()]
+    pairs = [(name, value if isinstance(value, str) else repr(value)) for name, value in as_typed(parameters).items()]
     return run_series(RunOptions(only=numbers, parameters=tuple(pairs)))
 
 
+def as_typed(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return {NAME: value} with paths as text."""
+    return {
+        name.upper(): os.fspath(value) if isinstance(value, os.PathLike) else value
+        for name, value in parameters.items()
+    }
+
+
 def prepare_data_only(**parameters: Any) -> data.Prepared:
-    """Make manifest, split, audit and image store where they are missing, and open them."""
+    """Make manifest, split, audit and image store where they are missing, and open them.
+
+    Folders and the data set are found as `run_notebooks` finds them.
+    """
     unknown = set(parameters) - set(Settings.__dataclass_fields__)
     if unknown:
         raise UsageError(f"unknown parameter {', '.join(sorted(unknown))}; see shared.run.Settings for those there are")
-    return data.prepare(resolve_settings({name.upper(): value for name, value in parameters.items()}))
+    values = merge_options(RunOptions(), as_typed(parameters))
+    return data.prepare(replace(resolve_settings(values), run_dir=Path(values["RUN_DIR"])))
 
 
 def create_robust_dataset(**parameters: Any) -> tuple[Any, ...]:
@@ -65,9 +80,12 @@ def simple_train(epochs: int = 10, model_type: str = "simple_vgg", **parameters:
 
 
 def run_enhanced_training(epochs: int = 0, **parameters: Any) -> Row:
-    """Fine-tune the first backbone that there are weights for, in notebook 04, and return its measures."""
+    """Fine-tune the first of `backbones` that there are weights for, in notebook 04, and return its measures."""
     run_dir = run_notebooks("04", epochs=epochs, **parameters)
-    return evaluation.load_results(run_dir)[models.available_backbones(parameters.get("weights", "demo"))[0]]
+    weights = str(parameters.get("weights", "demo"))
+    wanted = parameters.get("backbones") or models.available_backbones(weights)
+    chosen, _ = models.choose_backbones(wanted, weights)
+    return evaluation.load_results(run_dir)[chosen[0]]
 
 
 def continue_training(model: str = "deep_cnn", epochs: int = 5, learning_rate: float = 1e-4, **parameters: Any) -> Row:

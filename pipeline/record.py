@@ -31,9 +31,10 @@ PACKAGES = (
 def find_basis(settings: Settings, parameters: dict[str, Any]) -> dict[str, Any]:
     """Collect what all stages depend on; raises DataError or UsageError for a folder or file that is not there."""
     names, places = (parameters.get(f"EXTERNAL_{word}") or "" for word in ("DATASET", "DATA_DIR"))
-    external = pair_sets(names, places) if names else []
+    pairs = pair_sets(names, places) if names else []
+    external = [(name, folder) for name, folder in pairs if folder or name != "demo"]  # the demo is drawn
     for name, folder in external:
-        if not Path(folder).is_dir():
+        if not folder or not Path(folder).is_dir():
             raise UsageError(f"EXTERNAL_DATASET {name!r} needs EXTERNAL_DATA_DIR, an existing folder, not {folder!r}")
     installed = {package.name.lower(): package.version for package in importlib.metadata.distributions()}
     return {

@@ -23,6 +23,7 @@ SYNONYMS = {
 }  # fmt: skip
 WORDS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "benign": 0, "malignant": 1}
 SPLITS = {"val": VALIDATION, "valid": VALIDATION, "dev": VALIDATION, "testing": TEST, "holdout": TEST}
+IMAGE = ["patient_id", "image_id"]  # a name such as LCC.png is unique only within its patient
 TOO_GOOD = 0.95  # AUC by image, benign against malignant: honest tests on public mammograms stay below
 
 
@@ -95,10 +96,11 @@ def average_seeds(rows: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, int]:
     """Return one row an image with its mean score over the seeds, test scores (S, N), and how many rows were copies."""
     if "image_id" not in rows:
         return rows, rows.score[rows.split == TEST].to_numpy()[None], 0
-    wide = rows.assign(seed=rows.get("seed", "")).pivot_table("score", ["image_id", "split"], "seed", "first")
-    once = rows.drop_duplicates(["image_id", "split"]).set_index(["image_id", "split"])
+    key = [*IMAGE, "split"]
+    wide = rows.assign(seed=rows.get("seed", "")).pivot_table("score", key, "seed", "first")
+    once = rows.drop_duplicates(key).set_index(key)
     once = once.assign(score=wide.mean(axis=1)).reset_index()
-    by_seed = wide.reindex(pd.MultiIndex.from_frame(once.loc[once.split == TEST, ["image_id", "split"]])).to_numpy().T
+    by_seed = wide.reindex(pd.MultiIndex.from_frame(once.loc[once.split == TEST, key])).to_numpy().T
     return once, by_seed, len(rows) - int(wide.notna().to_numpy().sum())
 
 
@@ -151,7 +153,7 @@ def compare(models: dict[str, pd.DataFrame], notes: list[str]) -> pd.DataFrame:
     if len(tests) < 2 or not all("image_id" in rows for rows in tests):
         notes += ["WARNING models without image_id cannot be paired"] * (len(tests) > 1)
         return paired_differences([0], {}, [0], pairs=())
-    tests = [average_seeds(rows)[0].set_index("image_id") for rows in tests]
+    tests = [average_seeds(rows)[0].set_index(IMAGE, drop=False) for rows in tests]
     common = sorted(set.intersection(*(set(rows.index) for rows in tests)))
     first, *others = (rows.loc[common] for rows in tests)
     usable = all(rows.label.equals(first.label) for rows in others) and has_both(first.label.to_numpy())

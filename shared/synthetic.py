@@ -46,22 +46,17 @@ class Sources:
     lesions: np.ndarray  # str (N,): BENIGN, MALIGNANT or ""
 
 
-def load_pair(settings: Settings) -> data.Dataset:
-    """Load original and synthetic images with the task "original".
+def read_pair(settings: Settings) -> tuple[Sources, list[str]]:
+    """Read original and synthetic images with the task "original": what `read_sources` returns and raises.
 
     Data set `png-npz` is read as it is. Any other has no such pair, and the embedded one, drawn below the run
     directory where it is missing, takes its place.
     """
-    if settings.dataset == LAYOUT and settings.data_dir is not None:
-        return data.load_layout(LAYOUT, settings.data_dir, task="original")
-    claim_run_dir(settings.run_dir)
-    folder = data.provide_demo(settings.run_dir / "data/demo-png-npz", layout=LAYOUT, patients=80)
-    return data.load_layout(LAYOUT, folder, task="original")
-
-
-def read_pair(settings: Settings) -> tuple[Sources, list[str]]:
-    """Read the pair of `load_pair`: what `read_sources` returns and raises."""
-    return read_sources(load_pair(settings))
+    folder = settings.data_dir if settings.dataset == LAYOUT else None
+    if folder is None:
+        claim_run_dir(settings.run_dir)
+        folder = data.provide_demo(settings.run_dir / "data/demo-png-npz", layout=LAYOUT, patients=80)
+    return read_sources(data.load_layout(LAYOUT, folder, task="original"))
 
 
 def read_sources(dataset: data.Dataset) -> tuple[Sources, list[str]]:
@@ -89,9 +84,23 @@ def read_sources(dataset: data.Dataset) -> tuple[Sources, list[str]]:
             raise DataError(f"{dataset.data_dir}: {groups} patients or batches of {word} images; at least {MIN_GROUPS}")
     images = [plane for plane in planes if not isinstance(plane, str)]
     groups, names = rows.patient_id.to_numpy(str), rows.image_id.to_numpy(str)
-    suffixes = np.array([PurePosixPath(path).suffix for path in rows.image_path])
+    suffixes = np.array([PurePosixPath(path).suffix.lower() for path in rows.image_path])
     lesions = rows.get("drawn_class", rows.pathology).to_numpy(str)
     return Sources(images, rows.label.to_numpy(), groups, names, suffixes, lesions), problems
+
+
+def ring_power(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Measure the mean power in each ring of equal frequency, under a Hann window, of planes (N, S, S).
+
+    Returns int (S, S), the ring of each frequency; float64 (N, rings).
+    """
+    size = planes.shape[1]
+    waves = np.fft.fftfreq(size, 1 / size)
+    rings = np.rint(np.hypot(*np.meshgrid(waves, waves))).astype(int)
+    window = np.outer(np.hanning(size), np.hanning(size))
+    spectra = [np.abs(np.fft.fft2((plane - plane.mean()) * window)) ** 2 for plane in planes]
+    power = np.stack([np.bincount(rings.ravel(), spectrum.ravel()) for spectrum in spectra])
+    return rings, power / np.bincount(rings.ravel())
 
 
 def radial_power_spectrum(planes: np.ndarray) -> np.ndarray:
@@ -99,13 +108,7 @@ def radial_power_spectrum(planes: np.ndarray) -> np.ndarray:
 
     Planes are float32 (N, S, S); the result is float64 (N, BANDS), log10, with fewer bands where S < 2 * BANDS.
     """
-    size = planes.shape[1]
-    frequencies = np.fft.fftfreq(size, 1 / size)
-    rings = np.rint(np.hypot(*np.meshgrid(frequencies, frequencies))).astype(int).ravel()
-    window = np.outer(np.hanning(size), np.hanning(size))
-    spectra = [np.abs(np.fft.fft2((plane - plane.mean()) * window)) ** 2 for plane in planes]
-    power = np.stack([np.bincount(rings, spectrum.ravel()) for spectrum in spectra]) / np.bincount(rings)
-    power = power[:, 1 : size // 2 + 1]
+    power = ring_power(planes)[1][:, 1 : planes.shape[1] // 2 + 1]
     parts = np.array_split(power, min(BANDS, power.shape[1]), axis=1)
     return np.log10(np.stack([part.mean(axis=1) for part in parts], axis=1) + 1e-3)
 
@@ -233,10 +236,7 @@ def make_rungs(planes: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, n
     blurred = np.stack([cv2.GaussianBlur(plane, (0, 0), size / 32) for plane in rungs["R4"]])
     levels = levels_of(blurred)
     blurred = match_levels(blurred, levels, seed)
-    means, waves = blurred.mean(axis=(1, 2), keepdims=True), np.fft.fftfreq(size, 1 / size)
-    rings, window = np.rint(np.hypot(*np.meshgrid(waves, waves))).astype(int), np.hanning(size)
-    spectra = [np.abs(np.fft.fft2((plane - plane.mean()) * np.outer(window, window))) ** 2 for plane in blurred]
-    power = np.stack([np.bincount(rings.ravel(), part.ravel()) for part in spectra]) / np.bincount(rings.ravel())
+    means, (rings, power) = blurred.mean(axis=(1, 2), keepdims=True), ring_power(blurred)
     gains = np.sqrt(np.exp(halfway(np.log(power + 1e-6))) / (power + 1e-9))[:, rings]
     scaled = np.fft.ifft2(np.fft.fft2(blurred - means) * gains).real + means
     return rungs | {"R5": match_levels(scaled.astype(np.float32), np.rint(levels), seed + 1)}

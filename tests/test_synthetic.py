@@ -122,19 +122,20 @@ def test_images_are_compared_in_their_fold_and_classifiers_in_pairs():
 def test_pair_of_the_settings_or_the_embedded_one(tmp_path, monkeypatch):
     folder = tmp_path / "pair"
     phantoms.write_demo_data(folder, layout="png-npz", patients=32, n_jobs=1, progress=False)
-    own = synthetic.load_pair(Settings(dataset="png-npz", data_dir=folder, run_dir=tmp_path / "run"))
-    asked = []
-    monkeypatch.setattr(data, "provide_demo", lambda *where, **options: asked.append((*where, options)) or folder)
-    pair = synthetic.load_pair(Settings(dataset="cbis-ddsm", run_dir=tmp_path / "run"))
-    assert asked == [(tmp_path / "run/data/demo-png-npz", {"layout": "png-npz", "patients": 80})]
-    assert pair.class_names == own.class_names == ("synthetic", "original")
+    shouted = next(folder.glob("*/*.png"))
+    shouted.rename(shouted.with_suffix(".PNG"))  # no cue of a source
+    pair = data.load_layout("png-npz", folder, task="original")
+    assert pair.class_names == ("synthetic", "original")
     broken = folder / pair.manifest.image_path[0]
     broken.write_bytes(broken.read_bytes()[:100])
     sources, problems = synthetic.read_sources(pair)
     assert len(sources.images) == len(sources.labels) == len(pair.manifest) - 1
     assert set(sources.suffixes[sources.labels == 1]) == {".png"}
-    both, _ = synthetic.read_pair(Settings(dataset="png-npz", data_dir=folder, run_dir=tmp_path / "run"))
-    assert both.names.tolist() == sources.names.tolist()
+    asked = []
+    monkeypatch.setattr(data, "provide_demo", lambda *where, **options: asked.append((*where, options)) or folder)
+    for settings in (Settings("png-npz", folder, tmp_path / "run"), Settings("cbis-ddsm", run_dir=tmp_path / "run")):
+        assert synthetic.read_pair(settings)[0].names.tolist() == sources.names.tolist()
+    assert asked == [(tmp_path / "run/data/demo-png-npz", {"layout": "png-npz", "patients": 80})]
     assert set(sources.lesions) == {"BENIGN", "MALIGNANT"}
     assert [broken.name in problem for problem in problems] == [True]
     with pytest.raises(DataError, match="batches of synthetic"):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from shared.run import CHOICES, check_choice
+from shared.run import CHOICES, DataError, check_choice
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,12 @@ def to_uint8(image: np.ndarray, window: str = "percentile") -> np.ndarray:
     if not high > low:
         return np.zeros(values.shape, np.uint8)
     return np.rint(np.clip((values - low) * (255.0 / (high - low)), 0, 255)).astype(np.uint8)
+
+
+def refuse_blank(image: np.ndarray, name: str) -> None:
+    """Raise DataError where an image (H, W), called `name`, has the same grey value everywhere."""
+    if image.min() == image.max():
+        raise DataError(f"{name}: one grey value in all {image.size:,} pixels, no picture; leave it out")
 
 
 def raw_scale(image: np.ndarray) -> float:

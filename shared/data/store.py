@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from shared import __version__
 from shared.data import decoding
-from shared.data.images import ImageSteps, prepare_image, prepare_mask, raw_scale
+from shared.data.images import ImageSteps, prepare_image, prepare_mask, raw_scale, refuse_blank
 from shared.data.readers.common import Dataset
 from shared.run import EXCLUDED, DataError, atomic_write, nearest_folder, read_json, write_csv, write_json
 from shared.run.progress import is_watched
@@ -143,8 +143,7 @@ def prepare_row(dataset: Dataset, row: Any, steps: ImageSteps, has_masks: bool) 
         if row.split == EXCLUDED:
             raise DataError(row.exclusion_reason)
         raw = dataset.read_image(row.image_path, min_side=steps.size * (2 if steps.breast_crop else 1))
-        if raw.min() == raw.max():
-            raise DataError(f"{row.image_path}: one grey value in all {raw.size:,} pixels, no picture; remove the file")
+        refuse_blank(raw, row.image_path)
         image = prepare_image(raw, steps)
     except DataError as error:
         return empty, empty, (0, 0, np.nan, np.nan, np.nan, np.nan, np.nan, "", str(error), "")

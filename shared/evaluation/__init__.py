@@ -6,7 +6,7 @@ No TensorFlow: `validate_externally` imports `shared.models` when it is called.
 from shared.evaluation.calibration import assess_calibration
 from shared.evaluation.cards import collect_facts, write_cards
 from shared.evaluation.comparisons import describe_differences, paired_differences
-from shared.evaluation.cross_validation import OutOfFold, cross_validate_heads, parallel
+from shared.evaluation.cross_validation import cross_validate_heads, parallel
 from shared.evaluation.external import validate_externally
 from shared.evaluation.groups import compare_groups
 from shared.evaluation.intervals import Interval, bootstrap_interval, bootstrap_means, roc_band

@@ -84,7 +84,10 @@ def score_second(
 
 
 def read_second(settings: Settings, dataset_name: str, data_dir: Path | str) -> data.Prepared:
-    """Read a second data set with the image steps of the first, all of it as one test set."""
+    """Read a second data set with the image steps of the first, all of it as one test set.
+
+    Raises DataError: it holds patients or pictures of the first, or no image that can be used.
+    """
     dataset = data.load_layout(dataset_name, data_dir, task=settings.task, input=settings.input)
     first, second = (data.FAMILIES.get(name, name) for name in (settings.dataset, dataset_name))
     both = set(data.load_manifest(settings.run_dir).patient_id) & set(dataset.manifest.patient_id)
@@ -92,6 +95,9 @@ def read_second(settings: Settings, dataset_name: str, data_dir: Path | str) -> 
         raise DataError(SHARED.format(dataset_name, len(both), "patients", min(both)))
     folder = settings.run_dir / "results/external" / dataset_name / "data"
     images, masks, statistics = data.build_image_store(dataset, folder, data.image_steps(settings))
+    if statistics.problem.ne("").all():
+        what = f"EXTERNAL_DATASET {dataset_name}: none of its {len(statistics)} images in {data_dir} can be used"
+        raise DataError(f"{what}; the first: {statistics.problem.iloc[0]}")
     own = data.open_image_store(settings.run_dir / "data")[2]
     copies = statistics.image_id[statistics.content.ne("") & statistics.content.isin(own.content)]
     if len(copies):

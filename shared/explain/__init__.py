@@ -1,6 +1,6 @@
 """Heatmaps: where a network looks, whether that is the lesion, and what is left of it with random weights."""
 
-from shared.explain.heatmaps import CAM_METHODS, METHODS, heatmap, normalise_maps
+from shared.explain.heatmaps import METHODS, heatmap
 from shared.explain.inspection import find_feature_layer, randomise_weights, weighted_layers
 from shared.explain.localisation import (
     BASELINES,

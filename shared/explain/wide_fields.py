@@ -22,23 +22,24 @@ Place = tuple[int, int, int]  # top, left, side of a square in pixels
 def cut_wide_fields(dataset: Dataset, prepared: Prepared, *, seed: int = 0) -> Prepared:
     """Cut a field around every lesion of `prepared`, and one of normal tissue beside it where there is room.
 
-    `dataset` reads the mammograms; crops of `prepared` without a mammogram or a mask on disk are left out. The side of
-    a field is `SHARE` of the mammogram's height, and wider where a lesion does not fit in. `seed` is that of the
-    shifts; each mammogram has its own stream.
+    `dataset` reads the mammograms. Crops of `prepared` without a mammogram or a mask on disk are left out, as are those
+    of a mammogram that cannot be read, or one of whose masks cannot. The side of a field is `SHARE` of the mammogram's
+    height, and wider where a lesion does not fit in. `seed` is that of the shifts; each mammogram has its own stream.
     Returns Prepared: the fields in place of the crops, label 0 normal tissue and 1 lesion (`malignant` keeps the crop's
         own label), masks of all lesions in a field; no statistics.
-    Raises DataError: there is no mammogram with a mask.
+    Raises DataError: there is no mammogram with a mask, or none that can be read.
     """
     steps = replace(image_steps(prepared.settings), breast_crop=False)
     crops = prepared.manifest
     usable = (crops.get("full_image_path", "") != "") & (crops.mask_path != "") & (crops.split != EXCLUDED)
     mammograms = [rows for _, rows in crops[usable].groupby("full_image_path", sort=False)] if usable.any() else []
-    if not mammograms:
-        raise DataError("no whole mammogram with a lesion mask on disk: wide fields cannot be cut from this copy")
     streams = [np.random.default_rng((seed, number)) for number in range(len(mammograms))]
     with ThreadPoolExecutor() as pool:
         found = pool.map(lambda rows, random: cut_mammogram(dataset, rows, steps, random), mammograms, streams)
-        rows, fields, masks = zip(*(field for part in found for field in part), strict=True)
+        cuts = [field for part in found for field in part]
+    if not cuts:
+        raise DataError("no whole mammogram with a lesion mask on disk: wide fields cannot be cut from this copy")
+    rows, fields, masks = zip(*cuts, strict=True)
     names = ("normal tissue", "lesion")
     return Prepared(prepared.settings, pd.DataFrame(rows), np.stack(fields), np.stack(masks), pd.DataFrame(), names)
 
@@ -46,10 +47,13 @@ def cut_wide_fields(dataset: Dataset, prepared: Prepared, *, seed: int = 0) -> P
 def cut_mammogram(
     dataset: Dataset, rows: pd.DataFrame, steps: ImageSteps, random: np.random.Generator
 ) -> list[tuple[dict, np.ndarray, np.ndarray]]:
-    """Return (row of the manifest, image, mask) for each field of one mammogram's lesions."""
+    """Return (row of the manifest, image, mask) for each field of one mammogram's lesions; [] where it is damaged."""
     min_side = round(steps.size / SHARE)  # a JPEG of many megapixels need not be decoded at its full size
-    full = dataset.read_image(rows.full_image_path.iloc[0], min_side=min_side)
-    planes = [dataset.read_image(path, min_side=min_side) for path in rows.mask_path]
+    try:
+        full = dataset.read_image(rows.full_image_path.iloc[0], min_side=min_side)
+        planes = [dataset.read_image(path, min_side=min_side) for path in rows.mask_path]
+    except DataError:  # without one of the masks, what is normal tissue is not known
+        return []
     masks = [resize((plane > plane.max() / 2).astype(np.uint8), *full.shape) > 0 for plane in planes]
     lesions = np.maximum.reduce(masks)
     top, bottom, left, right = breast_box(full)

@@ -46,7 +46,6 @@ class TrainingOptions:
     loss: str = "binary_crossentropy"  # or "binary_focal_crossentropy"; a softmax takes its own cross-entropy
     balancing: str = "class_weights"  # or "balanced_batches" (classes drawn equally often) or "none"
     augment: bool = False  # change training images at random, see `make_augmentation`
-    warmup_epochs: int = 1  # in which the learning rate rises
     keep_optimizer: bool = False  # go on with the state of the optimiser that the model was loaded with
 
 
@@ -184,7 +183,7 @@ def compile_model(model: keras.Model, options: TrainingOptions, *, steps: int) -
         warmup, first = int(optimizer.iterations), rate
         total += warmup
     else:
-        warmup = min(options.warmup_epochs * steps, total // 2)
+        warmup = min(steps, total // 2)  # the first epoch
         first = rate * 0.1 if warmup else rate
         optimizer = keras.optimizers.Adam()
         optimizer.build(model.trainable_variables)  # made inside the first step, TensorFlow traces that step twice

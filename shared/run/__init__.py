@@ -17,7 +17,7 @@ from shared.run.names import (
     UsageError,
     check_choice,
 )
-from shared.run.places import check_out, check_run_dir, claim_run_dir, is_run, list_tree, nearest_folder
+from shared.run.places import check_out, check_run_dir, claim_run_dir, list_tree, nearest_folder
 from shared.run.settings import (
     CHOICES,
     PROFILES,

@@ -207,6 +207,20 @@ def test_npz_folder_names_decide_the_label(tmp_path, folders):
     assert manifest.pathology[manifest.label == 1].tolist() == [FOLDERS[folders].upper()]
 
 
+@pytest.mark.parametrize("layout", ["png-npz", "npz", "cbis-ddsm"])
+def test_suffixes_in_capitals_count_and_the_companions_of_macos_do_not(layout, drawn, tmp_path):
+    folder = shutil.copytree(drawn(layout), tmp_path / "copy")
+    before = data.load_layout(layout, folder).manifest
+    for path in [path for path in folder.rglob("*") if path.suffix in (".png", ".npz", ".jpg")]:
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\26\7")
+        if layout != "cbis-ddsm":
+            path.rename(path.with_suffix(path.suffix.upper()))
+    assert data.detect_layout(folder) == layout
+    dataset = data.load_layout(layout, folder)
+    check_contract(dataset)
+    assert dataset.manifest.drop(columns="image_path").equals(before.drop(columns="image_path"))
+
+
 INFO = """REFNUM BG CLASS SEVERITY X Y RADIUS
 mdb001 G CIRC B 535 425 197
 mdb002 G CIRC M 100 900 20
@@ -393,3 +407,6 @@ def test_the_demo_is_drawn_once_and_again_where_an_option_changed(tmp_path):
     assert set(data.load_layout("demo", folder).manifest.source) == {"demo"}
     with pytest.raises(DataError, match="layout"):
         data.provide_demo(tmp_path / "other", layout="other")
+    oracle.unlink()  # as real data have none
+    with pytest.raises(DataError, match=r"demo: no oracle\.csv, so phantoms has not drawn it; set DATASET"):
+        data.load_layout("demo", folder)

@@ -180,3 +180,7 @@ def test_external_validation_wants_other_patients_and_pictures_and_applies_saved
     assert table.n.tolist() == [len(rows)] * 2
     assert table.auc[0] == pytest.approx(evaluation.auc(scored.label, scored.score), abs=1e-6)
     assert replace(external.settings, dataset="mini-mias", data_dir=settings.data_dir) == settings
+    for path in third.rglob("*.npz"):
+        path.write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"EXTERNAL_DATASET npz: none of its \d+ images .* the first: .*\.npz"):
+        evaluation.validate_externally(settings, "npz", third, results)

@@ -68,6 +68,22 @@ def test_a_copy_without_mammograms_or_masks_has_nothing_to_cut(crops):
             wide_fields.cut_wide_fields(DATASET, replace(crops, manifest=manifest))
 
 
+@pytest.mark.parametrize("damaged", ["full/a", "mask/a"])
+def test_a_mammogram_that_cannot_be_read_is_passed_over(crops, damaged):
+    def read(path, min_side=None):
+        if path in (damaged, "full/none"):
+            raise DataError(f"{path}: broken")
+        return plane(path)
+
+    dataset = SimpleNamespace(read_image=read)
+    rows = wide_fields.cut_wide_fields(DATASET, crops).manifest
+    left = wide_fields.cut_wide_fields(dataset, crops).manifest
+    assert left.equals(rows[rows.patient_id != "a"].reset_index(drop=True))
+    manifest = crops.manifest.assign(full_image_path="full/none")
+    with pytest.raises(DataError, match="wide fields cannot be cut"):
+        wide_fields.cut_wide_fields(dataset, replace(crops, manifest=manifest))
+
+
 @pytest.mark.parametrize(("centre", "spread"), [((150, 110), (60, 60)), ((15, 15), (3, 3)), ((285, 205), (2, 2))])
 def test_the_lesion_lies_inside_and_off_centre_wherever_it_is(centre, spread):
     mask, random = disc(centre, RADIUS), np.random.default_rng(0)

@@ -54,6 +54,17 @@ def test_tensorflow_waits_until_a_network_is_needed(root):
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=root, check=True, timeout=120)
 
 
+def test_a_missing_package_and_an_old_python_are_one_line(cli, root, monkeypatch):
+    way_out = "pip install -r requirements.txt (Python 3.11 to 3.13)\n"
+    for command in (["doctor"], ["run"]):
+        alone = [sys.executable, "-S", "-m", "pipeline", *command]  # without any package
+        done = subprocess.run(alone, cwd=root, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert re.fullmatch(r"error: (numpy|pandas) is missing: ", done.stderr.removesuffix(way_out))
+    monkeypatch.setattr(sys, "version_info", (3, 9, 6))
+    assert cli("doctor") == (2, "", f"error: this Python is 3.9: {way_out}")
+
+
 def test_run_then_nothing_to_do(cli, tmp_path, write_notebook):
     write_notebook("01_first", "print(1)")
     status, out, err = cli("run", "--run-dir", tmp_path / "run", "-p", "EPOCHS", "2")

@@ -1,5 +1,7 @@
 """Exported files: written by Keras, scored like the model they come from, refused where there is no run."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -68,3 +70,7 @@ def test_command_line(run_dir, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "delta_auc" in out
     assert "tiny.float16.tflite" in out
+    with pytest.raises(SystemExit):
+        __main__.main([*command[:-1], "openvino"])
+    (choices,) = re.findall(r"choose from (.*)\)", capsys.readouterr().err)
+    assert re.findall(r"\w+", choices) == list(export.KINDS)

@@ -1,5 +1,7 @@
 """Every quick start function runs, on a small copy of the demo data."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -27,12 +29,34 @@ def trained(small):
 def test_the_data_open_as_images_and_as_three_pipelines(small):
     prepared = quickstart.prepare_data_only(**small)
     assert prepared.images.shape == (len(prepared.manifest), 32, 32)
+    assert (prepared.settings.dataset, prepared.ideal) == ("cbis-ddsm", None)  # told from the files
     for dataset, split in zip(quickstart.create_robust_dataset(**small), ("train", "validation", "test"), strict=True):
         labels = np.concatenate([np.ravel(labels) for _, labels in dataset])
         assert len(labels) == len(prepared.rows(split))
         assert set(labels) <= {0.0, 1.0}
     with pytest.raises(UsageError, match="unknown parameter image_sise"):
         quickstart.prepare_data_only(image_sise=32)
+
+
+def test_folders_are_paths_or_text_and_relative_to_the_caller(small, monkeypatch):
+    folder = Path(small["data_dir"]).parent
+    monkeypatch.chdir(folder)
+    given = {"data_dir": Path("data"), "run_dir": "elsewhere"}
+    monkeypatch.setattr(quickstart, "run_series", lambda options: parameters.plan(options)[2])
+    monkeypatch.setattr(quickstart.data, "prepare", lambda settings: settings)
+    values, settings = quickstart.run_notebooks("01", **given), quickstart.prepare_data_only(**given)
+    assert (values["DATA_DIR"], values["RUN_DIR"]) == (str(folder / "data"), str(folder / "elsewhere"))
+    assert (settings.data_dir, settings.run_dir) == (folder / "data", folder / "elsewhere")
+    assert values["DATASET"] == settings.dataset == "cbis-ddsm"
+
+
+def test_the_backbone_that_was_asked_for_is_returned(monkeypatch):
+    monkeypatch.setattr(quickstart, "run_notebooks", lambda *numbers, **parameters: "run")
+    monkeypatch.setattr(quickstart.evaluation, "load_results", lambda run_dir: {name: name for name in asked})
+    asked = ["vgg16"]
+    assert quickstart.run_enhanced_training(backbones=asked, weights="imagenet") == "vgg16"
+    asked = ["vgg16", "mobilenetv2"]
+    assert quickstart.run_enhanced_training(backbones=asked, weights="demo") == "mobilenetv2"
 
 
 def test_a_network_is_trained_scored_and_trained_on(trained, small):

@@ -62,6 +62,23 @@ def test_files_of_one_name_are_told_apart(table, tmp_path, capsys, monkeypatch):
     assert "another file holds a model 'A/x' as well" in capsys.readouterr().err
 
 
+def test_image_ids_are_names_within_a_patient(table, tmp_path, capsys):
+    views = table.assign(file=np.tile(["LCC", "RCC"], 80))
+    noisy = views.assign(prob=np.random.default_rng(1).random(160))
+    seeds = pd.concat([views.assign(seed=1), noisy.assign(seed=2)])
+    status, printed = judge(tmp_path, capsys, views=views, noisy=noisy, seeds=seeds)
+    assert status == 0
+    assert "repeat an image" not in printed.out
+    assert f"compared on the {(table.set == 'test').sum()} test images" in printed.out
+    figures = pd.read_csv(tmp_path / "out/referee.csv").set_index(["model", "figure"]).value
+    test = table[table.set == "test"]
+    assert figures["views", "AUC by image"] == pytest.approx(evaluation.auc(test.y_true, test.prob))
+    averaged = (views.prob + noisy.prob)[test.index] / 2
+    assert figures["seeds", "AUC by image"] == pytest.approx(evaluation.auc(test.y_true, averaged))
+    status, printed = judge(tmp_path, capsys, views=views, others=noisy.assign(Group=noisy.Group + 1000))
+    assert (status, "not compared on the 0 test images" in printed.out) == (0, True)
+
+
 def test_warnings(table, tmp_path, capsys):
     crossing = table.assign(set=np.where(np.arange(160) % 2, "val", "test"))
     classes = table.assign(prob=(table.prob > 0.5).astype(int))

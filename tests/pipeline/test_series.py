@@ -375,6 +375,16 @@ def test_fingerprint_follows_the_files_and_links_to_folders(tmp_path):
     assert len({second, third, record.describe_dataset(settings)["fingerprint"]}) == 3
 
 
+def test_only_external_data_that_have_a_folder_count(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = resolve_settings({})
+    assert record.find_basis(settings, {"EXTERNAL_DATASET": "demo", "EXTERNAL_DATA_DIR": ""})["external"] == []
+    given = {"EXTERNAL_DATASET": "demo,npz", "EXTERNAL_DATA_DIR": f",{tmp_path}"}
+    assert record.find_basis(settings, given)["external"] == [record.hash_folder(tmp_path)[0]]
+    with pytest.raises(UsageError, match="EXTERNAL_DATASET 'npz' needs EXTERNAL_DATA_DIR"):
+        record.find_basis(settings, {**given, "EXTERNAL_DATA_DIR": f"{tmp_path},"})
+
+
 def test_a_folder_alone_says_which_layout_it_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("copy").mkdir()

@@ -94,10 +94,21 @@ def square_at(shape: tuple[int, ...], row: int, column: int, side: int, file: st
 def list_files(data_dir: Path, *endings: str) -> list[str]:
     """List the files below `data_dir`, at any depth, whose names in lower case end in one of `endings`.
 
+    Names that begin with a dot are left out: macOS puts a `._name` that is no picture beside each file.
     Returns sorted paths relative to `data_dir`, POSIX slashes.
     """
-    files = (path for path in list_tree(data_dir) if path.name.lower().endswith(endings))
+    files = (path for path in list_tree(data_dir) if has_ending(path, *endings))
     return sorted(path.relative_to(data_dir).as_posix() for path in files)
+
+
+def files_in(folder: Path, ending: str) -> list[Path]:
+    """Return the sorted files right in a folder, not below it, that `list_files` would list."""
+    return sorted(path for path in folder.glob("*") if has_ending(path, ending) and path.is_file())
+
+
+def has_ending(path: Path, *endings: str) -> bool:
+    """Tell whether a file's name in lower case ends in one of `endings`, and does not begin with a dot."""
+    return path.name.lower().endswith(endings) and not path.name.startswith(".")
 
 
 def patient_from_name(name: str) -> str:

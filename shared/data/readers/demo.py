@@ -9,14 +9,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from shared.data.readers import cbis_ddsm
+from shared.data.readers import cbis_ddsm, common
 from shared.data.readers.common import Dataset
 from shared.run import DataError, read_json, write_json
 from shared.run.progress import is_watched
 
+ORACLE = "oracle.csv"  # beside all that `phantoms` draws
+
 
 def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dataset:
-    """Read the demo data, which have the form of CBIS-DDSM; see `cbis_ddsm.load`."""
+    """Read the demo data, which have the form of CBIS-DDSM; see `cbis_ddsm.load`.
+
+    Raises DataError: also where `phantoms` has not drawn the folder, so that no real data are taken for drawn ones.
+    """
+    common.check_task("demo", task, cbis_ddsm.TASKS)
+    if not (data_dir / ORACLE).is_file():
+        raise DataError(f"{data_dir}: no {ORACLE}, so phantoms has not drawn it; set DATASET to its layout, not 'demo'")
     dataset = cbis_ddsm.load(data_dir, task=task, input=input)
     # drawn, and so of no patient of the data set whose form they have
     return replace(dataset, name="demo", manifest=dataset.manifest.assign(source="demo"))
@@ -30,7 +38,7 @@ def score_ideal_observer(data_dir: Path | str, image_ids: Sequence[str]) -> np.n
     Returns float64 (len(image_ids),), 0 ... 1; None where the folder holds no such scores, as with real data.
     Raises DataError: an image has no score.
     """
-    path = Path(data_dir) / "oracle.csv"
+    path = Path(data_dir) / ORACLE
     if not path.is_file():
         return None
     scores = pd.read_csv(path).set_index("image_id").oracle_score

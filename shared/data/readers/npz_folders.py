@@ -23,7 +23,7 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
     labels = label_folders(data_dir)
     rows = []
     for folder, label in labels.items():
-        for path in sorted(path for path in folder.glob("*.npz") if path.is_file()):
+        for path in common.files_in(folder, ".npz"):
             name = f"{folder.name}_{path.stem}"
             place = {"image_id": name, "patient_id": common.patient_from_name(path.stem) or name}
             place |= {"image_path": path.relative_to(data_dir).as_posix(), **common.side_and_view(path.stem)}
@@ -39,7 +39,7 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
 
 def label_folders(data_dir: Path) -> dict[Path, int]:
     """Return {folder: 0 or 1} of the folders that hold arrays, by their names."""
-    folders = sorted(path for path in data_dir.iterdir() if path.is_dir() and any(path.glob("*.npz")))
+    folders = sorted(path for path in data_dir.iterdir() if path.is_dir() and common.files_in(path, ".npz"))
     if len(folders) < 2:
         found = f"only {folders[0].name}/ holds" if folders else "no folder holds"
         raise DataError(f"{data_dir}: {found} *.npz files; expected class folders such as cancer/ and non_cancer/")

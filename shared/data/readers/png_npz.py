@@ -25,7 +25,7 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
     """List the two folders.
 
     Task "original" sets originals against synthetic images (`pathology` says which); "malignant" takes originals
-    only, by the M or B at the end of the name. The extra column `lesion` holds what the name says in either task.
+    only, by the M or B at the end of the name. The extra column `drawn_class` holds what the name says in either task.
     Raises DataError: one of the two folders is missing or empty; UsageError: a task that this layout has no labels for.
     """
     common.check_task(NAME, task, TASKS)
@@ -52,12 +52,12 @@ def load(data_dir: Path, *, task: str = "malignant", input: str = "crop") -> Dat
 
 def find_pictures(data_dir: Path, suffix: str, names: tuple[str, ...]) -> list[Path]:
     """Return the sorted files of the folder called one of `names`, else of the only one that holds such files."""
-    holding = [path for path in sorted(data_dir.iterdir()) if path.is_dir() and any(path.glob(f"*{suffix}"))]
+    holding = [path for path in sorted(data_dir.iterdir()) if path.is_dir() and common.files_in(path, suffix)]
     holding = [folder for folder in holding if folder.name.lower() in names] or holding
     if len(holding) != 1:
         found = "no folder holds" if not holding else "more than one folder holds"
         raise DataError(f"{data_dir}: {found} *{suffix} files; expected original/ (.png) and synthetic/ (.npz)")
-    return sorted(path for path in holding[0].glob(f"*{suffix}") if path.is_file())
+    return common.files_in(holding[0], suffix)
 
 
 def original_row(path: Path, task: str) -> dict:
