@@ -26,7 +26,7 @@ notebooks: $(STAMP)  ## run the committed notebooks on the demo data and store t
 	$(PY) -c "import sys; from pipeline import series; series.renew_notebooks(sys.argv[1:])" $(ONLY)
 
 results: $(STAMP)  ## a page and the scores of a finished run, into docs/; make results RUN=runs/cbis-ddsm
-	$(PY) -c "import sys; from pipeline import report; print(report.publish(*sys.argv[1:]))" $(RUN) $(PAGE)
+	$(PY) -c "import sys; from pipeline import report; print(report.publish(*sys.argv[1:]))" "$(RUN)" "$(PAGE)"
 
 site: $(STAMP)-docs  ## the pages, the notebooks and the API as a site: site/html/index.html
 	$(PY) -m sphinx -c docs/site -d site/doctrees . site/html --fail-on-warning --keep-going --quiet

@@ -13,7 +13,8 @@ from tqdm import tqdm
 from shared.data import ImageSteps, prepare_image, read_grey
 from shared.data.decoding import read_header
 from shared.data.images import refuse_blank
-from shared.run import DataError, UsageError, check_out, full_path, list_tree, read_json, refuse_damage, write_csv
+from shared.data.readers.common import list_files
+from shared.run import DataError, UsageError, check_out, full_path, read_json, refuse_damage, write_csv
 from shared.run.settings import LIMITS
 
 SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".pgm", ".tif", ".tiff", ".bmp", ".npz", ".npy")
@@ -120,8 +121,7 @@ def find_images(places: Iterable[Path | str]) -> list[Path]:
         whole = full_path(place, "image", start=Path.cwd())
         if not whole.is_dir() and not whole.is_file():
             raise UsageError(f"{place}: no such file or folder")
-        below = (path for path in list_tree(place) if path.suffix.lower() in SUFFIXES)
-        found += sorted(below) if whole.is_dir() else [place]
+        found += [place / name for name in list_files(place, *SUFFIXES)] if whole.is_dir() else [place]
     if not found:
         raise UsageError(f"{', '.join(map(str, places))}: no images ({', '.join(SUFFIXES)}) there")
     return list(dict.fromkeys(found))
