@@ -153,8 +153,10 @@ def compare_in_folds(
 ) -> tuple[evaluation.Interval, float]:
     """Give the AUC of out-of-fold scores, or a paired difference, its interval by patient and generator batch.
 
-    Only images of one fold are compared, because each fold has a model of its own. The variance is DeLong's for
-    clusters (Obuchowski 1997). There are few batches, so the limits take Student's t, for an AUC on the logit scale.
+    Only images of one fold are compared, because each fold has a model of its own. The standard error of a fold is
+    DeLong's for clusters (Obuchowski 1997). Each fold trains the model of the other, so both err to the same side, and
+    their standard errors are averaged as if they did so always. There are few batches, so the limits take Student's t,
+    for an AUC on the logit scale.
     All are (N,), and a group lies in one fold; the AUC of the scores `minus` is taken off.
     Returns interval; one-sided p of an AUC of 0.5, at least 1 / (ways to say which groups are synthetic).
     """
@@ -162,12 +164,12 @@ def compare_in_folds(
     pairs = rows.groupby("fold").label.agg(lambda label: label.sum() * (1 - label).sum())
     both = np.stack([scores] if minus is None else [scores, minus])
     signs = np.array([1, -1])[: 1 + (minus is not None)]
-    area, variance = 0.0, 0.0
+    area, error = 0.0, 0.0
     for fold, share in (pairs / pairs.sum()).items():
         here = folds == fold
         areas, covariance = delong_covariance(labels[here], both[:, here], groups[here])
-        area, variance = area + share * (signs @ areas), variance + share**2 * (signs @ covariance @ signs)
-    error = float(np.sqrt(max(variance, 0)))
+        area += share * (signs @ areas)
+        error += share * float(np.sqrt(max(signs @ covariance @ signs, 0)))
     units = rows.drop_duplicates()
     few = units.label.value_counts().min()
     freedom = max(few - len(pairs), 1)

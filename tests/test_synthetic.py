@@ -8,6 +8,7 @@ import nbformat
 import numpy as np
 import pytest
 from scipy.stats import norm
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 import phantoms
@@ -103,6 +104,21 @@ def test_intervals_hold_the_truth_although_there_are_few_batches():
     assert sum(one.low <= truth <= one.high for one in found) >= 90
     chance = [synthetic.compare_in_folds(*clustered(random, difference=0))[1] for _ in range(100)]
     assert sum(p_value < 0.05 for p_value in chance) <= 11
+
+
+def test_models_that_train_on_each_others_fold_miss_chance_rarely():
+    missed = 0
+    for seed in range(100):
+        random = np.random.default_rng(seed)
+        groups = np.repeat(np.arange(80), random.integers(1, 5, 80))
+        labels, features = random.permutation(np.arange(80) % 2)[groups], random.normal(size=(80, 5))[groups]
+        folds, scores = random.permutation(np.arange(80) % 2)[groups], np.zeros(len(groups))
+        for fold in (0, 1):
+            model = LogisticRegression().fit(features[folds != fold], labels[folds != fold])
+            scores[folds == fold] = model.decision_function(features[folds == fold])
+        found = synthetic.compare_in_folds(labels, scores, groups, folds)[0]
+        missed += not found.low <= 0.5 <= found.high
+    assert missed <= 9
 
 
 def test_images_are_compared_in_their_fold_and_classifiers_in_pairs():
